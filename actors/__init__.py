@@ -1,0 +1,34 @@
+"""Everything that lives and answers messages; one owner per file.
+
+# Layout
+
+`kernel` is what actors are made of. `server_type` and `instance` own the servers; `index`, `subscribers` and `store`
+the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists; `guard` makes sure that
+nothing outlives the node; `events` remembers what happened. `callers`, `leases` and `context` are the words between.
+"""
+
+from .context import NodeContext
+from .events import Events
+from .guard import Guard
+from .index import Index
+from .instance.actor import Instance
+from .probe import Probe
+from .server_type.actor import ServerType
+from .store import Store
+from .subscribers import Subscribers
+from .world import Server, World, WorldCell
+
+__all__ = [
+    "Events",
+    "Guard",
+    "Index",
+    "Instance",
+    "NodeContext",
+    "Probe",
+    "Server",
+    "ServerType",
+    "Store",
+    "Subscribers",
+    "World",
+    "WorldCell",
+]

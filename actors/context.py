@@ -1,0 +1,42 @@
+"""What everything inside a node may use of it: handed to actors and doors by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mcpv_node.settings import NodeSettings
+from mcpv_node.telemetry import Clock, Event, EventKind
+from mcpv_node.telemetry.metrics import Metrics
+
+from .kernel import ActorSystem, Handle
+from .world import WorldCell
+
+if TYPE_CHECKING:
+    from .events import EventsMessage
+    from .index_messages import IndexMessage, SubscribersMessage
+
+
+@dataclass(frozen=True, slots=True)
+class NodeContext:
+    """The node's shared things, each with its owner: handles are stable for the life of the node."""
+
+    node_id: str  # stable over restarts: our children carry it as their mark
+    boot: str  # this life of the node
+    system: ActorSystem
+    clock: Clock
+    settings: NodeSettings
+    state_dir: Path
+    environ: Mapping[str, str]  # the environment the node was started with
+    world: WorldCell
+    metrics: Metrics
+    events: Handle[EventsMessage]
+    index: Handle[IndexMessage]
+    subscribers: Handle[SubscribersMessage]
+    config_path: Path | None = None
+
+    def tell_event(self, kind: EventKind, **fields: str | None) -> None:
+        """Publish one transition, stamped with the wall clock's time."""
+        self.events.tell(Event(kind=kind, at=self.clock.wall(), **fields))

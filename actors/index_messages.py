@@ -1,0 +1,73 @@
+"""What the tool index and its subscribers hear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NewType, TypeAlias
+
+from mcpv_node.settings import SpecKey
+
+from .instance.messages import ListsFailed, ToolLists
+from .kernel import Request
+from .world import Selector
+
+ConsumerId = NewType("ConsumerId", int)
+Kind: TypeAlias = Literal["tools"]
+
+
+@dataclass(frozen=True, slots=True)
+class ListsLearnt:
+    """The lists of a spec key are known, or could not be had now: why."""
+
+    spec_key: SpecKey
+    failure: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitLists(Request[ListsLearnt]):
+    """Answered at the next attempt to read the lists of this spec key, whatever comes of it."""
+
+    spec_key: SpecKey
+
+
+@dataclass(frozen=True, slots=True)
+class Unlearnt(Request[tuple[SpecKey, ...]]):
+    """Which spec keys of the world's servers have no lists yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServersChanged:
+    """The world's servers were replaced: merge again."""
+
+
+@dataclass(frozen=True, slots=True)
+class SnapshotChanged:
+    """A view's content changed; read the world for it. Latest wins: versions may be skipped."""
+
+    kind: Kind
+    version: int
+    etag: str
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Have `notify` called, on the loop's thread, whenever what `selector` sees has another ETag.
+
+    `notify` must not block or raise. A consumer joined twice has its selector replaced.
+    """
+
+    consumer: ConsumerId
+    selector: Selector
+    notify: Callable[[SnapshotChanged], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Leave:
+    """The consumer is gone; nothing is sent to it any more."""
+
+    consumer: ConsumerId
+
+
+IndexMessage: TypeAlias = ToolLists | ListsFailed | AwaitLists | Unlearnt | ServersChanged
+SubscribersMessage: TypeAlias = Join | Leave | SnapshotChanged

@@ -1,0 +1,28 @@
+"""The owner of one live session: `messages` is what it hears and tells, `actor` what it does.
+
+`pending`, `lists` and `stderr` are parts of it.
+"""
+
+from .messages import (
+    Answer,
+    Call,
+    CallFailed,
+    CancelCall,
+    ExitDetail,
+    InstanceMessage,
+    ListsFailed,
+    StopInstance,
+    ToolLists,
+)
+
+__all__ = [
+    "Answer",
+    "Call",
+    "CallFailed",
+    "CancelCall",
+    "ExitDetail",
+    "InstanceMessage",
+    "ListsFailed",
+    "StopInstance",
+    "ToolLists",
+]

@@ -1,0 +1,704 @@
+"""The owner of one live session with a stdio server: its process, its ids, its calls in flight.
+
+From start to end: the process is spawned and enlisted with the guard, the handshake earns `ready`, calls are
+multiplexed under our own ids, and whatever ends the session, every call gets an answer and no process of the
+group is left. The lists are read once the instance is ready, after the first waiter's call has gone out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+
+from loguru import logger
+from msgspec import Raw
+
+from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.guard import Enlist, GuardMessage, StrikeOff
+from mcpv_node.actors.index_messages import IndexMessage
+from mcpv_node.actors.kernel import (
+    Deferred,
+    ExitReason,
+    Handle,
+    LoopActor,
+    Normal,
+    Shutdown,
+    Timer,
+    answers,
+    handles,
+)
+from mcpv_node.actors.leases import InstanceId, Release
+from mcpv_node.actors.server_type.messages import ServerTypeMessage
+from mcpv_node.protocol import (
+    INITIALIZE,
+    INITIALIZED,
+    LATEST_LEGACY,
+    METHOD_NOT_FOUND,
+    CallFailure,
+    EnvelopeError,
+    Failure,
+    Line,
+    LineFramer,
+    Message,
+    Notification,
+    Overlong,
+    Reason,
+    RemoteProtocolError,
+    ServerHello,
+    Success,
+    build_initialize,
+    cancelled,
+    encode_failure,
+    encode_notification,
+    encode_request,
+    encode_success,
+    guess_id,
+    keep,
+    parse_initialize_result,
+    parse_message,
+    parse_progress,
+)
+from mcpv_node.protocol import Request as WireRequest
+from mcpv_node.settings import ServerSpec, SpecKey
+from mcpv_node.telemetry import EventKind, rfc3339
+from mcpv_node.transports import (
+    ExitStatus,
+    LedgerEntry,
+    StartError,
+    StdioProcess,
+    StopReport,
+    child_environment,
+    resolve_program,
+    stop_process,
+)
+from mcpv_node.version import VERSION
+
+from .lists import ListReader
+from .messages import (
+    Answer,
+    Call,
+    CallFailed,
+    CancelCall,
+    ExitDetail,
+    InstanceExited,
+    InstanceFailed,
+    InstanceReady,
+    InstanceRetiring,
+    InstanceStarting,
+    StopInstance,
+)
+from .pending import PendingCall, PendingCalls
+from .stderr import StderrRing
+
+# The guard appends one line to a file; longer means that the disk hangs, and then nothing should start.
+ENLIST_TIMEOUT = 5.0
+
+# Between TERM and KILL of a stop: a server that has ignored the end of its input gets one more chance.
+TERM_GRACE = 2.0
+
+# The lists wait this long for a first call to go out before them.
+LIST_DELAY = 0.05
+
+# A server that says `list_changed` often says it several times.
+LIST_DEBOUNCE = 0.1
+
+# A line that is no message may be noise before the reply, or be meant as the reply: so long we wait to see.
+BAD_REPLY_PATIENCE = 5.0
+
+# DESIGN 7.6: that many broken replies in a row and the instance is replaced.
+MAX_BAD_REPLIES = 3
+
+# What a server has not read of what we sent before we stop sending: it is not reading at all.
+MAX_UNSENT = 64 * 1024 * 1024
+
+STDERR_LINES = 20
+
+
+class Phase(Enum):
+    """Where in its life the session is."""
+
+    STARTING = "starting"
+    HANDSHAKING = "handshaking"
+    READY = "ready"
+    STOPPING = "stopping"
+
+
+@dataclass(frozen=True, slots=True)
+class _Stdout:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _Stderr:
+    data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class _StdoutClosed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Exited:
+    status: ExitStatus
+
+
+@dataclass(frozen=True, slots=True)
+class _Enlisted:
+    outcome: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class _StartTimedOut:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _Sweep:
+    """A call's limit may have passed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _ListNow:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class _StillBad:
+    """Nothing sensible has come since a line that was no message."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Stopped:
+    outcome: StopReport | Exception
+
+
+class Instance(LoopActor[None]):
+    """See the module."""
+
+    def __init__(
+        self,
+        node: NodeContext,
+        *,
+        spec: ServerSpec,
+        spec_key: SpecKey,
+        instance_id: InstanceId,
+        owner: Handle[ServerTypeMessage],
+        guard: Handle[GuardMessage],
+        index: Handle[IndexMessage],
+    ) -> None:
+        super().__init__()
+        self._node = node
+        self._spec = spec
+        self._id = instance_id
+        self._owner = owner
+        self._guard = guard
+        self._phase = Phase.STARTING
+        self._process: StdioProcess | None = None
+        self._framer = LineFramer(node.settings.limits.line_bytes)
+        self._stderr = StderrRing()
+        self._pending = PendingCalls()
+        self._next_id = 1
+        self._own_requests: dict[int, Callable[[Message], None]] = {}
+        self._lists = ListReader(spec_key, instance_id, index, self._ask_server)
+        self._sweep_at = float("inf")
+        self._sweep: Timer | None = None
+        self._list_timer: Timer | None = None
+        self._start_timer: Timer | None = None
+        self._suspicion: Timer | None = None
+        self._known_noisy = False
+        self._noise_lines = 0
+        self._bad_replies = 0
+        self._exit_status: ExitStatus | None = None
+        self._stop_asked = False
+        self._end_message = ""
+        self._told_end = False
+        self._log = logger.bind(server=spec.name, instance=instance_id)
+
+    @property
+    def _now(self) -> float:
+        return self._node.clock.monotonic()
+
+    # --- start ----------------------------------------------------------------------------------
+
+    def on_start(self, estate: None = None) -> None:
+        mark = f"{self._node.node_id}/{self._id}"
+        environment = child_environment(self._node.environ, self._spec.env, mark)
+        try:
+            program = resolve_program(
+                self._spec.command, path=environment.get("PATH", ""), cwd=self._spec.cwd
+            )
+            self._process = StdioProcess.spawn(
+                (program, *self._spec.args),
+                env=environment,
+                cwd=self._spec.cwd,
+                sink=_Sink(self),
+            )
+        except StartError as error:
+            self._fail_start(str(error), fatal=error.is_fatal)
+            return
+        self._owner.tell(InstanceStarting(self._id, self._process.pid))
+        self._start_timer = self.after(self._spec.start_timeout_seconds, _StartTimedOut())
+        entry = LedgerEntry(
+            instance=mark,
+            pid=self._process.pid,
+            pgid=self._process.pgid,
+            start_time=self._process.start_time,
+            argv0=program,
+            at=rfc3339(self._node.clock.wall()),
+        )
+        self.run(self._guard.ask(Enlist(entry), ENLIST_TIMEOUT), _Enlisted)
+
+    @handles(_Enlisted)
+    def _on_enlisted(self, message: _Enlisted) -> None:
+        if isinstance(message.outcome, Exception):
+            self._begin_stop(f"could not be entered in the ledger: {message.outcome}")
+            return
+        if self._phase is not Phase.STARTING:
+            return
+        self._enter(Phase.HANDSHAKING)
+        params = build_initialize(LATEST_LEGACY, "mcpv-node", VERSION)
+        self._ask_server(INITIALIZE, params, self._on_initialized)
+
+    def _on_initialized(self, reply: Message) -> None:
+        if self._phase is not Phase.HANDSHAKING:
+            return
+        if not isinstance(reply, Success):
+            error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else "?"
+            self._begin_stop(f"refused the handshake: {error[:500]}")
+            return
+        try:
+            hello = parse_initialize_result(reply.result)
+        except RemoteProtocolError as error:
+            self._begin_stop(f"handshake failed: {error}")
+            return
+        self._send(encode_notification(INITIALIZED))
+        self._become_ready(hello)
+
+    def _become_ready(self, hello: ServerHello) -> None:
+        if self._start_timer is not None:
+            self._start_timer.cancel()
+        self._enter(Phase.READY)
+        self._owner.tell(InstanceReady(self._id, hello))
+        self._lists.begin(hello)
+        self._list_timer = self.after(LIST_DELAY, _ListNow())
+
+    @handles(_StartTimedOut)
+    def _on_start_timed_out(self, _message: _StartTimedOut) -> None:
+        if self._phase in (Phase.STARTING, Phase.HANDSHAKING):
+            limit = self._spec.start_timeout_seconds
+            self._begin_stop(f"did not complete the handshake within {limit:g} s{self._noise_hint()}")
+
+    # --- calls ----------------------------------------------------------------------------------
+
+    @answers(Call)
+    def _on_call(self, request: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
+        process = self._process
+        if self._phase is not Phase.READY or process is None:
+            return self._failed(Reason.STOPPING, "the instance is stopping", executed="no")
+        if process.unsent > MAX_UNSENT:
+            return self._failed(Reason.OVERLOADED, "the server does not read its input", executed="no")
+        earlier = self._pending.of_lease(request.lease)
+        if earlier is not None:
+            raise ValueError(f"lease {request.lease} has a call in flight already")
+        now = self._now
+        call = PendingCall(
+            id=self._take_id(),
+            lease=request.lease,
+            reply=self.defer(),
+            on_progress=request.on_progress,
+            sent_at=now,
+            idle_until=now + self._spec.call_timeout_seconds,
+            deadline=request.deadline,
+        )
+        self._pending.add(call)
+        token = None if request.on_progress is None else call.id
+        self._send(encode_request(call.id, request.method, request.params_to_send(token)))
+        self._arm_sweep(call.ends_at)
+        if self._list_timer is not None:
+            self._read_lists()
+        return call.reply
+
+    @handles(CancelCall)
+    def _on_cancel_call(self, message: CancelCall) -> None:
+        call = self._pending.of_lease(message.lease)
+        if call is not None and call.abandoned_until is None:
+            self._abandon(call, message.reason or "cancelled by the client")
+            call.reply.answer(
+                self._failed(Reason.CALL_TIMEOUT, "cancelled by the client", call=call, slot_held=True)
+            )
+
+    @handles(_Sweep)
+    def _on_sweep(self, _message: _Sweep) -> None:
+        self._sweep = None
+        self._sweep_at = float("inf")
+        now = self._now
+        for call in self._pending.due(now):
+            if call.abandoned_until is not None:
+                limit = self._spec.drain_timeout_seconds
+                self._retire(f"a call did not end within {limit:g} s of its cancellation")
+                return
+            if call.deadline <= now:
+                message = f"the call did not end within {call.deadline - call.sent_at:.1f} s"
+            else:
+                message = f"no reply and no progress for {self._spec.call_timeout_seconds:g} s"
+            self._abandon(call, message)
+            call.reply.answer(self._failed(Reason.CALL_TIMEOUT, message, call=call, slot_held=True))
+        following = self._pending.next_end()
+        if following is not None:
+            self._arm_sweep(following)
+
+    def _abandon(self, call: PendingCall, reason: str) -> None:
+        """Nobody waits for it any more; its slot is free when the server says so, or is replaced."""
+        call.abandoned_until = self._now + self._spec.drain_timeout_seconds
+        call.on_progress = None
+        self._send(encode_notification("notifications/cancelled", cancelled(call.id, reason)))
+        self._arm_sweep(call.abandoned_until)
+
+    def _finish_call(self, call: PendingCall, outcome: Answer) -> None:
+        self._pending.remove(call)
+        if call.abandoned_until is None:
+            call.reply.answer(outcome)
+        else:
+            self._owner.tell(Release(call.lease))
+
+    def _failed(
+        self,
+        reason: Reason,
+        message: str,
+        *,
+        executed: str = "unknown",
+        call: PendingCall | None = None,
+        slot_held: bool = False,
+    ) -> CallFailed:
+        return CallFailed(
+            CallFailure(
+                reason=reason,
+                message=f"{self._spec.name}: {message}",
+                server=self._spec.name,
+                executed="no" if executed == "no" else "unknown",
+                called_seconds=0.0 if call is None else self._now - call.sent_at,
+                stderr=self._stderr.last(STDERR_LINES),
+            ),
+            slot_held,
+        )
+
+    # --- what the server sends ------------------------------------------------------------------
+
+    @handles(_Stdout)
+    def _on_stdout(self, message: _Stdout) -> None:
+        for item in self._framer.feed(message.data):
+            match item:
+                case Line(data=data):
+                    self._on_line(data)
+                case Overlong(size=size, head=head):
+                    self._on_bad_line(head, f"a line of more than {size} bytes", is_message=True)
+
+    def _on_line(self, line: bytes) -> None:
+        try:
+            message = parse_message(line, depth=self._node.settings.limits.depth)
+        except EnvelopeError as error:
+            self._on_bad_line(line, error.message, is_message=line.lstrip()[:1] in (b"{", b"["))
+            return
+        self._on_good_line()
+        match message:
+            case Success() | Failure():
+                self._on_reply(message)
+            case WireRequest():
+                self._on_server_request(message)
+            case Notification():
+                self._on_notification(message)
+
+    def _on_reply(self, reply: Success | Failure) -> None:
+        number = _our_id(reply.id)
+        if number is None:
+            return
+        own = self._own_requests.pop(number, None)
+        if own is not None:
+            own(reply)
+            return
+        call = self._pending.get(number)
+        if call is None:
+            self._log.debug("a reply to no request of ours: {}", number)
+        elif isinstance(reply, Success):
+            self._finish_call(call, Answer(result=keep(reply.result)))
+        else:
+            self._finish_call(call, Answer(error=keep(reply.error)))
+
+    def _on_server_request(self, request: WireRequest) -> None:
+        if request.method == "ping":
+            self._send(encode_success(request.id, b"{}"))
+        else:
+            self._send(
+                encode_failure(
+                    request.id,
+                    code=METHOD_NOT_FOUND,
+                    message=f"{request.method} is not offered by this client",
+                )
+            )
+
+    def _on_notification(self, message: Notification) -> None:
+        if message.method == "notifications/progress":
+            self._on_progress(message.params)
+        elif message.method == "notifications/tools/list_changed":
+            self._read_lists_soon()
+
+    def _on_progress(self, params: Raw | None) -> None:
+        try:
+            number = _our_id(bytes(parse_progress(params)))
+        except RemoteProtocolError as error:
+            self._log.debug("progress that cannot be read: {}", error)
+            return
+        call = None if number is None else self._pending.get(number)
+        if call is None or call.abandoned_until is not None or params is None:
+            return
+        call.idle_until = self._now + self._spec.call_timeout_seconds
+        if call.on_progress is not None:
+            call.on_progress(keep(params))
+
+    # --- lines that are no messages -------------------------------------------------------------
+
+    def _on_good_line(self) -> None:
+        self._bad_replies = 0
+        if self._suspicion is not None:
+            self._suspicion.cancel()
+            self._suspicion = None
+            self._known_noisy = True  # it wrote noise and then went on: it does that
+
+    def _on_bad_line(self, line: bytes, why: str, *, is_message: bool) -> None:
+        """Skip it. Where it was meant as a reply, the call it belonged to fails now."""
+        self._noise_lines += 1
+        if self._noise_lines <= 3:  # more of the same tells nobody more
+            self._log.warning("skipped on stdout ({}): {}", why, line[:200].decode("utf-8", "replace"))
+        awaited = self._pending.awaited()
+        if not is_message:
+            if len(awaited) == 1 and not self._known_noisy and self._suspicion is None:
+                self._suspicion = self.after(BAD_REPLY_PATIENCE, _StillBad())
+            return
+        self._bad_replies += 1
+        guess = guess_id(line[:1024])
+        number = None if guess is None else _our_id(guess)
+        meant = None if number is None else self._pending.get(number)
+        if meant is None and len(awaited) == 1:
+            meant = awaited[0]
+        if meant is not None:
+            self._fail_bad_reply(meant, why)
+        if self._bad_replies >= MAX_BAD_REPLIES:
+            self._retire(f"{MAX_BAD_REPLIES} replies in a row were not JSON-RPC, the last: {why}")
+
+    @handles(_StillBad)
+    def _on_still_bad(self, _message: _StillBad) -> None:
+        self._suspicion = None
+        awaited = self._pending.awaited()
+        if len(awaited) == 1:
+            self._fail_bad_reply(awaited[0], "what it wrote instead of a reply is not JSON")
+
+    def _fail_bad_reply(self, call: PendingCall, why: str) -> None:
+        self._pending.remove(call)
+        if call.abandoned_until is None:
+            call.reply.answer(self._failed(Reason.BAD_REPLY, why, call=call))
+        else:
+            self._owner.tell(Release(call.lease))
+
+    def _noise_hint(self) -> str:
+        return f"; {self._noise_lines} lines on its stdout were not JSON-RPC" if self._noise_lines else ""
+
+    # --- lists ----------------------------------------------------------------------------------
+
+    @handles(_ListNow)
+    def _on_list_now(self, _message: _ListNow) -> None:
+        self._read_lists()
+
+    def _read_lists_soon(self) -> None:
+        if self._phase is Phase.READY and self._list_timer is None:
+            self._list_timer = self.after(LIST_DEBOUNCE, _ListNow())
+
+    def _read_lists(self) -> None:
+        if self._list_timer is not None:
+            self._list_timer.cancel()
+            self._list_timer = None
+        if self._phase is Phase.READY:
+            self._lists.read()
+
+    # --- the end --------------------------------------------------------------------------------
+
+    def on_shutdown(self) -> None:
+        self._stop_for("the node is stopping")
+
+    @handles(StopInstance)
+    def _on_stop_instance(self, message: StopInstance) -> None:
+        self._stop_for(message.reason)
+
+    def _stop_for(self, reason: str) -> None:
+        self._stop_asked = True
+        self._begin_stop(reason)
+
+    @handles(_StdoutClosed)
+    def _on_stdout_closed(self, _message: _StdoutClosed) -> None:
+        if self._phase is not Phase.STOPPING:
+            self._retire("closed its stdout")
+
+    @handles(_Exited)
+    def _on_exited(self, message: _Exited) -> None:
+        self._exit_status = message.status
+        if self._phase is not Phase.STOPPING:
+            self._begin_stop(_describe_exit(message.status, self._phase))
+
+    def _retire(self, why: str) -> None:
+        """It cannot be trusted any more: have it replaced, and stop it."""
+        if self._phase is Phase.READY:
+            self._owner.tell(InstanceRetiring(self._id, why))
+        self._begin_stop(why)
+
+    def _begin_stop(self, why: str) -> None:
+        """From here on nothing is taken; the calls in flight end, then the process does."""
+        if self._phase is Phase.STOPPING:
+            return
+        was_ready = self._phase is Phase.READY
+        self._end_message = why
+        self._enter(Phase.STOPPING, why)
+        reason = Reason.STOPPING if self._stop_asked else Reason.INSTANCE_DIED
+        for call in self._pending:
+            self._pending.remove(call)
+            if call.abandoned_until is None:
+                call.reply.answer(self._failed(reason, why, call=call))
+        self._lists.abandon(why)
+        self._own_requests.clear()
+        if self._exit_status is not None:
+            self._tell_end(was_ready=was_ready)
+        process = self._process
+        if process is None:
+            self._tell_end(was_ready=was_ready)
+            self.exit(Shutdown() if self._stop_asked else Normal())
+            return
+        self._was_ready = was_ready
+        self.run(
+            stop_process(
+                process, grace=self._spec.stop_grace_seconds, term_grace=TERM_GRACE, clock=self._node.clock
+            ),
+            _Stopped,
+        )
+
+    _was_ready = False
+
+    @handles(_Stopped)
+    def _on_stopped(self, message: _Stopped) -> None:
+        if isinstance(message.outcome, Exception):
+            raise message.outcome
+        process = self._process
+        assert process is not None
+        if message.outcome.survivors:
+            self._log.error("processes {} could not be ended", message.outcome.survivors)
+        else:
+            self._guard.tell(StrikeOff(process.pgid))
+        process.close()
+        self._process = None
+        self._tell_end(was_ready=self._was_ready)
+        self.exit(Shutdown() if self._stop_asked else Normal())
+
+    def _tell_end(self, *, was_ready: bool) -> None:
+        """Say once how it ended: as soon as that is known, not when the last grandchild is gone."""
+        if self._told_end:
+            return
+        self._told_end = True
+        status = self._exit_status
+        detail = None if status is None else ExitDetail(status.code, status.signal)
+        stderr = self._stderr.last(STDERR_LINES)
+        if was_ready or self._stop_asked:
+            self._owner.tell(InstanceExited(self._id, self._stop_asked, self._end_message, detail, stderr))
+        else:
+            self._owner.tell(InstanceFailed(self._id, self._end_message, False, detail, stderr))
+
+    def _fail_start(self, message: str, *, fatal: bool) -> None:
+        self._phase = Phase.STOPPING
+        self._told_end = True
+        self._owner.tell(InstanceFailed(self._id, message, fatal))
+        self.exit(Normal())
+
+    def on_exit(self, reason: ExitReason) -> None:
+        """Whatever this actor's end was, its processes end too; the ledger keeps them until they have."""
+        process = self._process
+        if process is not None:
+            self._process = None
+            system = self._node.system
+            system.keep(system.loop.create_task(_end_orphaned(process, self._guard, self._node)))
+
+    # --- small parts ----------------------------------------------------------------------------
+
+    @handles(_Stderr)
+    def _on_stderr(self, message: _Stderr) -> None:
+        for line in self._stderr.feed(message.data):
+            self._log.debug("stderr: {}", line)
+
+    def _enter(self, phase: Phase, reason: str | None = None) -> None:
+        before, self._phase = self._phase, phase
+        self._node.tell_event(
+            EventKind.INSTANCE_STATE,
+            server=self._spec.name,
+            instance=self._id,
+            from_=before.value,
+            to=phase.value,
+            reason=reason,
+        )
+
+    def _take_id(self) -> int:
+        number = self._next_id
+        self._next_id += 1
+        return number
+
+    def _ask_server(self, method: str, params: bytes | None, then: Callable[[Message], None]) -> None:
+        """A request of our own; `then` runs in this actor when the reply comes."""
+        number = self._take_id()
+        self._own_requests[number] = then
+        self._send(encode_request(number, method, params))
+
+    def _send(self, line: bytes) -> None:
+        if self._process is not None:
+            self._process.write(line + b"\n")
+
+    def _arm_sweep(self, moment: float) -> None:
+        if moment >= self._sweep_at:
+            return
+        if self._sweep is not None:
+            self._sweep.cancel()
+        self._sweep_at = moment
+        self._sweep = self.after(max(0.0, moment - self._now), _Sweep())
+
+
+class _Sink:
+    """Turns the process's callbacks into messages: handlers are the only place where this actor acts."""
+
+    __slots__ = ("_actor",)
+
+    def __init__(self, actor: Instance) -> None:
+        self._actor = actor
+
+    def on_stdout(self, data: bytes) -> None:
+        self._actor.note(_Stdout(data))
+
+    def on_stderr(self, data: bytes) -> None:
+        self._actor.note(_Stderr(data))
+
+    def on_stdout_closed(self) -> None:
+        self._actor.note(_StdoutClosed())
+
+    def on_exit(self, status: ExitStatus) -> None:
+        self._actor.note(_Exited(status))
+
+
+async def _end_orphaned(process: StdioProcess, guard: Handle[GuardMessage], node: NodeContext) -> None:
+    report = await stop_process(process, grace=0.0, term_grace=TERM_GRACE, clock=node.clock)
+    process.close()
+    if not report.survivors:
+        guard.tell(StrikeOff(process.pgid))
+
+
+def _our_id(raw: bytes | None) -> int | None:
+    """The number of one of our requests, or None: servers may echo anything."""
+    return int(raw) if raw is not None and raw.isdigit() else None
+
+
+def _describe_exit(status: ExitStatus, phase: Phase) -> str:
+    how = f"was ended by signal {status.signal}" if status.signal else f"exited with code {status.code}"
+    return how if phase is Phase.READY else f"{how} before the handshake was complete"

@@ -1,0 +1,159 @@
+"""What an Instance hears, and what it tells about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from msgspec import Raw
+
+from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.kernel import Request
+from mcpv_node.actors.leases import InstanceId, LeaseId
+from mcpv_node.protocol import CallFailure, ListedTool, Rejected, ServerHello, rewrite_call
+from mcpv_node.settings import SpecKey
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The server's own reply, payload bytes untouched: either a result or a JSON-RPC error object."""
+
+    result: Raw | None = None
+    error: Raw | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CallFailed:
+    """The server did not answer.
+
+    `slot_held`: the server may still be at work on it, so the instance releases the lease itself, once the
+    server has answered or the instance is replaced; the caller must not.
+    """
+
+    failure: CallFailure
+    slot_held: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Request[Answer | CallFailed]):
+    """Send one request to the server and wait for its reply.
+
+    `params` are the client's own bytes; `tool` is the server's own name for the tool that is called, and the
+    progress token is the instance's when `on_progress` is given, else there is none. `deadline` (monotonic) is the absolute end of the call;
+    the idle limit is the server type's own and is reset by progress. `on_progress` gets the params of each
+    `notifications/progress` as sent by the server, on the loop's thread; it must not block or raise.
+    """
+
+    lease: LeaseId
+    method: str
+    params: bytes | Raw | None
+    deadline: float
+    tool: str | None = None
+    on_progress: Callable[[Raw], None] | None = None
+
+    def params_to_send(self, progress_token: int | None) -> bytes | Raw | None:
+        """The params under the server's names and our token; all else is the client's bytes."""
+        if self.tool is None or self.params is None:
+            return self.params
+        return rewrite_call(self.params, name=self.tool, progress_token=progress_token)
+
+
+@dataclass(frozen=True, slots=True)
+class CancelCall:
+    """The caller no longer wants the reply to the call made under this lease."""
+
+    lease: LeaseId
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StopInstance:
+    """End the session: close stdin, wait, terminate, wait, kill. `reason` is for events and metrics."""
+
+    reason: str
+
+
+InstanceMessage: TypeAlias = Call | CancelCall | StopInstance
+
+
+# --- what an instance tells its server type -----------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ExitDetail:
+    """How a process ended: a code or a signal; neither for an HTTP session."""
+
+    code: int | None = None
+    signal: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceStarting:
+    """The process exists; the handshake is under way."""
+
+    instance_id: InstanceId
+    pid: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceReady:
+    """The handshake succeeded."""
+
+    instance_id: InstanceId
+    hello: ServerHello
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceFailed:
+    """The start did not succeed. `fatal`: trying again cannot help until something is changed."""
+
+    instance_id: InstanceId
+    message: str
+    fatal: bool
+    exit: ExitDetail | None = None
+    stderr: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceExited:
+    """A ready instance is gone. `asked`: because it was stopped."""
+
+    instance_id: InstanceId
+    asked: bool
+    message: str
+    exit: ExitDetail | None = None
+    stderr: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRetiring:
+    """It cannot be trusted with more calls and is stopping itself; a replacement may start."""
+
+    instance_id: InstanceId
+    message: str
+
+
+# --- what an instance tells the indexes ---------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ToolLists:
+    """All pages of a healthy server's tools."""
+
+    spec_key: SpecKey
+    profile: ClientProfile
+    instance_id: InstanceId
+    hello: ServerHello
+    tools: tuple[ListedTool, ...]
+    rejected: tuple[Rejected, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ListsFailed:
+    """The lists could not be read; what was known stays and is marked stale."""
+
+    spec_key: SpecKey
+    profile: ClientProfile
+    instance_id: InstanceId
+    message: str

@@ -1,0 +1,83 @@
+"""Actors whose handlers run on the node's event loop."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from .actor import BATCH, KernelActor
+from .cell import Letter
+from .messages import ExitReason, Normal
+
+E = TypeVar("E")
+
+
+class LoopActor(KernelActor[E]):
+    """An actor on the loop: a handler runs to completion, nothing interleaves, nothing may block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._booting = False
+        self._doom: ExitReason | None = None
+
+    def _boot(self) -> None:
+        if self.state == "ended":
+            return
+        self._begun = True
+        self._booting = True
+        try:
+            self.on_start(self.estate)
+        except BaseException as error:  # noqa: BLE001  (the actor loop is the border; see DESIGN on BaseException)
+            self._booting = False
+            self._crash(error, None)
+            return
+        self._booting = False
+        if self._doom is not None:
+            self.die(self._doom)
+            return
+        self._boot_done()
+        if self._exit is not None:
+            self.die(self._exit)
+
+    def die(self, reason: ExitReason) -> None:
+        """End now; from inside this actor's own handler, as soon as it returns: it cannot be interrupted.
+
+        What a handler does after it was killed does not count: no estate, no reply.
+        """
+        if self._letter is None and not self._booting:
+            super().die(self._doom or reason)
+        elif self._doom is None:
+            self._doom = reason
+            self._exit = self._exit or reason
+
+    def drain(self) -> None:
+        mailbox = self.mailbox
+        mailbox.disarm()
+        self._exit_now()
+        for _ in range(BATCH):
+            letter = mailbox.take()
+            if letter is None:
+                return
+            self._letter = letter
+            try:
+                reply = self._invoke(letter)
+            except BaseException as error:  # noqa: BLE001  (the actor loop is the border)
+                self._letter = None
+                self._crash(error, letter)
+                return
+            self._letter = None
+            if self._exit is not None:
+                self._finish(letter, reply)
+                return
+            self._settle(letter, reply)
+            if self.state == "ended":
+                return
+        mailbox.arm()
+
+    def _finish(self, letter: Letter, reply: Any) -> None:
+        """The last handler has returned: this actor was asked to end, or killed, while it ran."""
+        if self._doom is None:
+            self._settle(letter, reply)
+            self.die(self._exit or Normal())
+        else:
+            self._letter = letter  # its asker has no reply yet: the end gives it one
+            super().die(self._doom)

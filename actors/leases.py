@@ -1,0 +1,89 @@
+"""A lease: the right to use one slot of one instance until it is released.
+
+`Acquire` is idempotent by its lease id: asked twice, because an actor restarted in between, it grants once.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING, NewType
+
+from mcpv_node.protocol import CallFailure
+
+from .callers import Caller
+from .kernel import Handle, Request
+
+if TYPE_CHECKING:
+    from .instance.messages import InstanceMessage
+
+LeaseId = NewType("LeaseId", int)
+InstanceId = NewType("InstanceId", str)
+
+_numbers = itertools.count(1)
+
+
+def new_lease_id() -> LeaseId:
+    """An id no other lease of this process has."""
+    return LeaseId(next(_numbers))
+
+
+class LeaseKind(StrEnum):
+    """What a lease is for, and so when it ends."""
+
+    CALL = "call"
+    TASK = "task"  # until the task is terminal, or its ttl
+    HELD = "held"  # a multi-round request, until its state expires
+    SUBSCRIPTION = "subscription"
+
+
+# These count against `maxConcurrent`; all kinds keep an instance from its idle stop.
+SLOT_KINDS = frozenset({LeaseKind.CALL, LeaseKind.HELD})
+
+
+class StartCause(StrEnum):
+    """Why an instance was started (DESIGN 7.5); the first cause stays with it."""
+
+    TOOL_CALL = "tool_call"
+    BOOTSTRAP = "bootstrap"
+    ALWAYS_ON = "always_on"
+    MIN_READY = "min_ready"
+    CLIENT_ACTIVATE = "client_activate"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A slot is yours: call the instance, then release."""
+
+    lease: LeaseId
+    instance_id: InstanceId
+    instance: Handle[InstanceMessage]
+    queued_seconds: float  # waiting for a slot
+    started_seconds: float  # of these, while a start was under way
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """There is no slot, and why; nothing was executed."""
+
+    failure: CallFailure
+
+
+@dataclass(frozen=True, slots=True)
+class Acquire(Request[Lease | Refused]):
+    """Wait for a slot, at most until `deadline` (monotonic seconds)."""
+
+    lease: LeaseId
+    caller: Caller
+    deadline: float
+    cause: StartCause = StartCause.TOOL_CALL
+    kind: LeaseKind = LeaseKind.CALL
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The lease is over; a second release of the same one is nothing."""
+
+    lease: LeaseId

@@ -1,0 +1,80 @@
+"""One metadata sweep of one server: get an instance, wait until its lists are learnt, let it go.
+
+A probe that fails ends as crashed, so that its supervisor tries again as often as it sees fit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from mcpv_node.settings import SpecKey
+
+from .callers import Caller
+from .context import NodeContext
+from .index_messages import AwaitLists, ListsLearnt
+from .kernel import Crashed, ExitReason, Handle, LoopActor, Normal, handles
+from .leases import Acquire, Lease, Refused, Release, StartCause, new_lease_id
+from .server_type.messages import ServerTypeMessage
+
+# Beside the probe's own deadline: the answer travels one turn of the loop.
+ASK_MARGIN = 1.0
+
+CALLER = Caller(principal="node", client="bootstrap", key="bootstrap")
+
+
+@dataclass(frozen=True, slots=True)
+class _Acquired:
+    outcome: Lease | Refused | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Learnt:
+    outcome: ListsLearnt | Exception
+
+
+ProbeMessage: TypeAlias = _Acquired | _Learnt
+
+
+class Probe(LoopActor[None]):
+    """See the module. `timeout` is for the whole sweep of this server, in seconds."""
+
+    def __init__(
+        self, node: NodeContext, spec_key: SpecKey, server: Handle[ServerTypeMessage], timeout: float
+    ) -> None:
+        super().__init__()
+        self._node = node
+        self._spec_key = spec_key
+        self._server = server
+        self._timeout = timeout
+        self._lease = new_lease_id()
+
+    def on_start(self, estate: None = None) -> None:
+        deadline = self._node.clock.monotonic() + self._timeout
+        # Asked before the instance exists, so that its first reading cannot be missed.
+        self.run(self._node.index.ask(AwaitLists(self._spec_key), self._timeout + ASK_MARGIN), _Learnt)
+        acquire = Acquire(self._lease, CALLER, deadline, StartCause.BOOTSTRAP)
+        self.run(self._server.ask(acquire, self._timeout + ASK_MARGIN), _Acquired)
+
+    @handles(_Acquired)
+    def _on_acquired(self, message: _Acquired) -> None:
+        match message.outcome:
+            case Lease():
+                pass
+            case Refused(failure=failure):
+                self.exit(Crashed(failure.message))
+            case error:
+                self.exit(Crashed(str(error)))
+
+    @handles(_Learnt)
+    def _on_learnt(self, message: _Learnt) -> None:
+        match message.outcome:
+            case ListsLearnt(failure=None):
+                self.exit(Normal())
+            case ListsLearnt(failure=failure):
+                self.exit(Crashed(failure or ""))
+            case error:
+                self.exit(Crashed(str(error)))
+
+    def on_exit(self, reason: ExitReason) -> None:
+        self._server.tell(Release(self._lease))

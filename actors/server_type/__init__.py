@@ -1,0 +1,43 @@
+"""The owner of one server type: `messages` is what it hears, `core` what it decides, `actor` what it does."""
+
+from .messages import (
+    Acquire,
+    Activation,
+    CallCounts,
+    CallEnded,
+    DrainNow,
+    InstanceReport,
+    InstanceState,
+    LastExit,
+    OperatorStart,
+    OperatorStop,
+    Release,
+    Retry,
+    ServerState,
+    ServerTypeMessage,
+    Settled,
+    Warm,
+    Why,
+    WhyReport,
+)
+
+__all__ = [
+    "Acquire",
+    "Activation",
+    "CallCounts",
+    "CallEnded",
+    "DrainNow",
+    "InstanceReport",
+    "InstanceState",
+    "LastExit",
+    "OperatorStart",
+    "OperatorStop",
+    "Release",
+    "Retry",
+    "ServerState",
+    "ServerTypeMessage",
+    "Settled",
+    "Warm",
+    "Why",
+    "WhyReport",
+]

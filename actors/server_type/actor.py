@@ -1,0 +1,473 @@
+"""The owner of one server type: its instances, leases, queue, backoff and suspension.
+
+Decisions are the core's; this actor carries messages in and actions out. What it has committed is its estate,
+so a new incarnation goes on with the same instances and leases.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from types import MappingProxyType
+
+from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.instance.messages import (
+    ExitDetail,
+    InstanceExited,
+    InstanceFailed,
+    InstanceMessage,
+    InstanceReady,
+    InstanceRetiring,
+    InstanceStarting,
+    StopInstance,
+)
+from mcpv_node.actors.kernel import (
+    Deferred,
+    Down,
+    ExitReason,
+    Handle,
+    LoopActor,
+    MonitorId,
+    Shutdown,
+    Timer,
+    answers,
+    handles,
+)
+from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, StartCause
+from mcpv_node.protocol import CallFailure
+from mcpv_node.protocol import LastExit as WireExit
+from mcpv_node.settings import ServerGroup, ServerName
+from mcpv_node.telemetry import EventKind, rfc3339
+
+from . import core
+from .core import Policy, State
+from .messages import (
+    Activation,
+    CallCounts,
+    CallEnded,
+    DrainNow,
+    InstanceReport,
+    InstanceState,
+    LastExit,
+    OperatorStart,
+    OperatorStop,
+    Retry,
+    ServerState,
+    Settled,
+    Tick,
+    Warm,
+    Why,
+    WhyReport,
+)
+
+# As many lines as `why` shows; the instance keeps a longer ring while it lives.
+STDERR_LINES = 20
+
+StartInstance = Callable[[InstanceId], Handle[InstanceMessage]]
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """What is known of one instance besides what the core decides by."""
+
+    handle: Handle[InstanceMessage]
+    started_at: datetime
+    asked_at: float
+    restarts: bool  # it replaces one that failed
+    pid: int | None = None
+    era: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Estate:
+    """All that one incarnation leaves to the next."""
+
+    state: State
+    prefix: str
+    peers: Mapping[InstanceId, Peer] = field(default_factory=lambda: MappingProxyType({}))
+    starts: int = 0
+    restarts: int = 0
+    calls: CallCounts = field(default_factory=CallCounts)
+    start_cause: StartCause | None = None
+    last_exit: LastExit | None = None
+    stderr: tuple[str, ...] = ()
+
+
+class ServerType(LoopActor[Estate]):
+    """See the module. `start_instance` has a new Instance started under its supervisor and names it."""
+
+    def __init__(self, node: NodeContext, group: ServerGroup, start_instance: StartInstance) -> None:
+        super().__init__()
+        self._node = node
+        self._group = group
+        self._name = ServerName(group.specs[0].name)
+        self._policy = Policy.of(group.specs[0])
+        self._start_instance = start_instance
+        self._parked: dict[LeaseId, Deferred[Lease | Refused]] = {}
+        self._settled: list[Deferred[ServerState]] = []
+        self._monitors: dict[MonitorId, InstanceId] = {}
+        self._wake: Timer | None = None
+        self._wake_at = float("inf")
+        self._stopping = False
+
+    @property
+    def _now(self) -> float:
+        return self._node.clock.monotonic()
+
+    @property
+    def _kept(self) -> Estate:
+        assert self.estate is not None  # on_start makes one
+        return self.estate
+
+    # --- life -----------------------------------------------------------------------------------
+
+    def on_start(self, estate: Estate | None = None) -> None:
+        if estate is None:
+            prefix = self._name if self.incarnation == 1 else f"{self._name}-r{self.incarnation}"
+            self.estate = Estate(State(since=self._now), prefix)
+        else:
+            for instance_id, peer in estate.peers.items():
+                self._monitors[self.watch(peer.handle.cell)] = instance_id
+        self._decide(core.Woken())
+
+    def on_shutdown(self) -> None:
+        self._stopping = True
+        self._decide(core.DrainAsked())
+        self._end_when_empty()
+
+    def on_exit(self, reason: ExitReason) -> None:
+        for state in InstanceState:
+            self._node.metrics.instances(self._name, state.value).set(0)
+        self._node.metrics.waiters(self._name).set(0)
+
+    def on_down(self, down: Down) -> None:
+        """The backstop of every end: an instance that could not say so itself."""
+        instance_id = self._monitors.pop(down.monitor, None)
+        if instance_id is not None and instance_id in self._kept.peers:
+            self._instance_gone(InstanceExited(instance_id, asked=False, message=str(down.reason)))
+
+    # --- requests -------------------------------------------------------------------------------
+
+    @answers(Acquire)
+    def _on_acquire(self, request: Acquire) -> Lease | Refused | Deferred[Lease | Refused]:
+        deferred: Deferred[Lease | Refused] = self.defer()
+        self._parked[request.lease] = deferred
+        self._decide(core.AcquireAsked(request.lease, request.cause, request.kind, request.deadline))
+        return deferred
+
+    @handles(Release)
+    def _on_release(self, message: Release) -> None:
+        self._parked.pop(message.lease, None)
+        self._decide(core.Released(message.lease))
+
+    @answers(Why)
+    def _on_why(self, _request: Why) -> WhyReport:
+        return self._report()
+
+    @answers(OperatorStart)
+    def _on_operator_start(self, _request: OperatorStart) -> ServerState:
+        self._decide(core.StartAsked())
+        return self._kept.state.shown
+
+    @answers(OperatorStop)
+    def _on_operator_stop(self, _request: OperatorStop) -> ServerState:
+        self._decide(core.StopAsked())
+        return self._kept.state.shown
+
+    @answers(Retry)
+    def _on_retry(self, _request: Retry) -> ServerState:
+        self._decide(core.RetryAsked())
+        return self._kept.state.shown
+
+    @answers(Settled)
+    def _on_settled(self, _request: Settled) -> ServerState | Deferred[ServerState]:
+        if self._is_settled():
+            return self._kept.state.shown
+        deferred: Deferred[ServerState] = self.defer()
+        self._settled.append(deferred)
+        return deferred
+
+    @handles(Activation)
+    def _on_activation(self, message: Activation) -> None:
+        self._decide(core.ClientsChanged(message.clients))
+
+    @handles(Warm)
+    def _on_warm(self, _message: Warm) -> None:
+        self._decide(core.WarmAsked())
+
+    @handles(DrainNow)
+    def _on_drain_now(self, _message: DrainNow) -> None:
+        self._decide(core.DrainAsked(patience=0.0))
+
+    @handles(CallEnded)
+    def _on_call_ended(self, message: CallEnded) -> None:
+        calls = self._kept.calls
+        if message.ok:
+            self._keep(calls=replace(calls, ok=calls.ok + 1))
+        else:
+            self._keep(calls=replace(calls, failed=calls.failed + 1))
+
+    @handles(Tick)
+    def _on_tick(self, _message: Tick) -> None:
+        self._wake = None
+        self._wake_at = float("inf")
+        self._decide(core.Woken())
+
+    # --- what instances tell --------------------------------------------------------------------
+
+    @handles(InstanceStarting)
+    def _on_instance_starting(self, message: InstanceStarting) -> None:
+        self._note(message.instance_id, pid=message.pid)
+
+    @handles(InstanceReady)
+    def _on_instance_ready(self, message: InstanceReady) -> None:
+        peer = self._kept.peers.get(message.instance_id)
+        if peer is None:
+            return
+        self._note(message.instance_id, era="legacy")
+        metrics = self._node.metrics
+        metrics.instance_start_seconds(self._name).observe(self._now - peer.asked_at)
+        metrics.instance_starts_total(self._name, self._cause_of(message.instance_id), "ok").inc()
+        self._decide(core.BecameReady(message.instance_id))
+
+    @handles(InstanceFailed)
+    def _on_instance_failed(self, message: InstanceFailed) -> None:
+        if message.instance_id not in self._kept.peers:
+            return
+        cause = self._cause_of(message.instance_id)
+        self._node.metrics.instance_starts_total(self._name, cause, "failed").inc()
+        self._forget(message.instance_id, message.exit, message.stderr)
+        self._tell_exit(message.instance_id, message.message)
+        self._decide(core.StartFailed(message.instance_id, message.message, message.fatal, random.random()))
+
+    @handles(InstanceRetiring)
+    def _on_instance_retiring(self, message: InstanceRetiring) -> None:
+        self._node.tell_event(
+            EventKind.INSTANCE_STATE,
+            server=self._name,
+            instance=message.instance_id,
+            to=InstanceState.STOPPING.value,
+            reason=message.message,
+        )
+        self._decide(core.Retired(message.instance_id))
+
+    @handles(InstanceExited)
+    def _on_instance_exited(self, message: InstanceExited) -> None:
+        if message.instance_id in self._kept.peers:
+            self._instance_gone(message)
+
+    def _instance_gone(self, message: InstanceExited) -> None:
+        reason = "asked" if message.asked else "exited"
+        self._node.metrics.instance_stops_total(self._name, reason).inc()
+        self._forget(message.instance_id, message.exit, message.stderr)
+        self._tell_exit(message.instance_id, message.message)
+        self._decide(core.Exited(message.instance_id, message.asked, message.message, random.random()))
+
+    # --- deciding and doing ---------------------------------------------------------------------
+
+    def _decide(self, event: core.Event) -> None:
+        kept = self._kept
+        now = self._now
+        state, actions = core.decide(self._policy, kept.prefix, kept.state, event, now)
+        if state is not kept.state:
+            self.estate = replace(kept, state=state)
+        for action in actions:
+            self._perform(action)
+        self._set_wake(event, now)
+        if self._settled and self._is_settled():
+            for deferred in self._settled:
+                deferred.answer(self._kept.state.shown)
+            self._settled.clear()
+        self._end_when_empty()
+
+    def _perform(self, action: core.Action) -> None:
+        match action:
+            case core.Grant():
+                self._grant(action)
+            case core.Refuse():
+                self._refuse(action)
+            case core.Start():
+                self._start(action)
+            case core.Stop():
+                peer = self._kept.peers.get(action.id)
+                if peer is not None:
+                    peer.handle.tell(StopInstance(action.reason))
+            case core.Changed():
+                self._node.tell_event(
+                    EventKind.SERVER_STATE,
+                    server=self._name,
+                    from_=action.before.value,
+                    to=action.after.value,
+                    reason=action.reason,
+                )
+
+    def _grant(self, grant: core.Grant) -> None:
+        deferred = self._parked.pop(grant.lease, None)
+        if deferred is not None:
+            peer = self._kept.peers[grant.id]
+            deferred.answer(Lease(grant.lease, grant.id, peer.handle, grant.queued, grant.started))
+
+    def _refuse(self, refusal: core.Refuse) -> None:
+        kept = self._kept
+        self._keep(calls=replace(kept.calls, refused=kept.calls.refused + 1))
+        self._node.metrics.acquire_refusals_total(self._name, refusal.reason.value).inc()
+        deferred = self._parked.pop(refusal.lease, None)
+        if deferred is not None:
+            deferred.answer(
+                Refused(
+                    CallFailure(
+                        reason=refusal.reason,
+                        message=f"{self._name}: {refusal.message}",
+                        server=self._name,
+                        executed="no",
+                        queued_seconds=refusal.queued,
+                        retry_after=refusal.retry_after,
+                        last_exit=_wire_exit(kept.last_exit),
+                        stderr=kept.stderr,
+                    )
+                )
+            )
+
+    def _start(self, start: core.Start) -> None:
+        kept = self._kept
+        restarts = kept.state.failures > 0
+        peer = Peer(self._start_instance(start.id), self._node.clock.wall(), self._now, restarts)
+        self._monitors[self.watch(peer.handle.cell)] = start.id
+        self._keep(
+            peers=MappingProxyType({**kept.peers, start.id: peer}),
+            starts=kept.starts + 1,
+            restarts=kept.restarts + restarts,
+            start_cause=start.cause,
+        )
+        if restarts:
+            self._node.metrics.instance_restarts_total(self._name).inc()
+
+    def _set_wake(self, event: core.Event, now: float) -> None:
+        """Keep one timer, at or before the next moment that matters; ringing early does no harm."""
+        if isinstance(event, core.Released) and self._wake_at <= now + self._policy.idle_seconds:
+            return
+        if isinstance(event, core.AcquireAsked) and not self._kept.state.waiters:
+            return
+        moment = core.next_wake(self._policy, self._kept.state)
+        if moment is None or moment >= self._wake_at:
+            return
+        if self._wake is not None:
+            self._wake.cancel()
+        self._wake_at = moment
+        self._wake = self.after(max(0.0, moment - now), Tick())
+
+    def _end_when_empty(self) -> None:
+        if self._stopping and not self._kept.state.instances:
+            self.exit(Shutdown())
+
+    def _is_settled(self) -> bool:
+        state = self._kept.state
+        under_way = any(it.starts or it.stopping or it.drain_until is not None for it in state.instances)
+        return not under_way and state.next_try_at is None
+
+    # --- bookkeeping ----------------------------------------------------------------------------
+
+    def _keep(
+        self,
+        *,
+        peers: Mapping[InstanceId, Peer] | None = None,
+        starts: int | None = None,
+        restarts: int | None = None,
+        calls: CallCounts | None = None,
+        start_cause: StartCause | None = None,
+    ) -> None:
+        kept = self._kept
+        self.estate = replace(
+            kept,
+            peers=kept.peers if peers is None else peers,
+            starts=kept.starts if starts is None else starts,
+            restarts=kept.restarts if restarts is None else restarts,
+            calls=kept.calls if calls is None else calls,
+            start_cause=kept.start_cause if start_cause is None else start_cause,
+        )
+
+    def _note(self, instance_id: InstanceId, *, pid: int | None = None, era: str | None = None) -> None:
+        kept = self._kept
+        peer = kept.peers.get(instance_id)
+        if peer is not None:
+            known = replace(peer, pid=peer.pid if pid is None else pid, era=peer.era if era is None else era)
+            self._keep(peers=MappingProxyType({**kept.peers, instance_id: known}))
+
+    def _forget(self, instance_id: InstanceId, exit: ExitDetail | None, stderr: tuple[str, ...]) -> None:
+        kept = self._kept
+        detail = exit or ExitDetail()
+        self.estate = replace(
+            kept,
+            peers=MappingProxyType({key: peer for key, peer in kept.peers.items() if key != instance_id}),
+            last_exit=LastExit(detail.code, detail.signal, self._node.clock.wall()),
+            stderr=stderr[-STDERR_LINES:],
+        )
+        for monitor, watched in list(self._monitors.items()):
+            if watched == instance_id:
+                del self._monitors[monitor]
+
+    def _cause_of(self, instance_id: InstanceId) -> str:
+        for it in self._kept.state.instances:
+            if it.id == instance_id:
+                return it.cause.value
+        return StartCause.TOOL_CALL.value
+
+    def _tell_exit(self, instance_id: InstanceId, message: str) -> None:
+        self._node.tell_event(
+            EventKind.INSTANCE_EXIT, server=self._name, instance=instance_id, reason=message
+        )
+
+    # --- the report -----------------------------------------------------------------------------
+
+    def _report(self) -> WhyReport:
+        kept = self._kept
+        state = kept.state
+        shown, reason = core.explain(self._policy, state)
+        return WhyReport(
+            name=self._name,
+            spec_key=self._group.spec_key,
+            state=shown,
+            reason=reason,
+            since=self._wall(state.since),
+            next_try_at=None if state.next_try_at is None else self._wall(state.next_try_at),
+            desired=core.desired(self._policy, state),
+            waiting=len(state.waiters),
+            start_cause=kept.start_cause,
+            last_exit=kept.last_exit,
+            stderr=kept.stderr,
+            starts=kept.starts,
+            restarts=kept.restarts,
+            calls=kept.calls,
+            shared_with=tuple(ServerName(spec.name) for spec in self._group.specs[1:]),
+            instances=tuple(self._instance_report(it, kept.peers[it.id]) for it in state.instances),
+        )
+
+    def _instance_report(self, it: core.Instance, peer: Peer) -> InstanceReport:
+        return InstanceReport(
+            id=it.id,
+            pid=peer.pid,
+            state=_instance_state(it, peer),
+            busy=len(it.busy),
+            started_at=peer.started_at,
+            idle_since=self._wall(it.idle_since) if it.idle_since is not None and it.is_idle else None,
+            era=peer.era,
+        )
+
+    def _wall(self, moment: float) -> datetime:
+        return self._node.clock.wall() + timedelta(seconds=moment - self._now)
+
+
+def _instance_state(it: core.Instance, peer: Peer) -> InstanceState:
+    if it.stopping:
+        return InstanceState.STOPPING
+    if it.drain_until is not None:
+        return InstanceState.DRAINING
+    if it.ready_at is None:
+        return InstanceState.STARTING if peer.pid is None else InstanceState.HANDSHAKING
+    return InstanceState.READY if it.is_idle else InstanceState.BUSY
+
+
+def _wire_exit(last: LastExit | None) -> WireExit | None:
+    return None if last is None else WireExit(last.code, last.signal, rfc3339(last.at))

@@ -1,0 +1,169 @@
+"""The immutable catalog of tools: merged from what each server listed, named, versioned.
+
+Pure. A snapshot has two halves that change apart: the entries, whose fingerprint is the ETag, and the
+targets, which say where a call goes. Equal lists with a new server behind them are a new snapshot all the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from types import MappingProxyType
+
+from mcpv_node.protocol import ListedTool, assign_names, rename_definition
+from mcpv_node.settings import ServerName, SpecKey, ToolNamespace, ToolSeparator
+
+from .callers import ClientProfile
+
+
+class Source(StrEnum):
+    """Where an entry was learnt."""
+
+    LIVE = "live"  # from an instance, in this life of the node
+    CACHE = "cache"  # from the store
+
+
+@dataclass(frozen=True, slots=True)
+class Learnt:
+    """What one server listed, last time it could be asked."""
+
+    spec_key: SpecKey
+    profile: ClientProfile
+    tools: tuple[ListedTool, ...]
+    source: Source
+    stale: bool = False  # a later attempt failed, so it may have changed
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """One entry of `servers:` as the catalog sees it: a name and a visibility over a spec key."""
+
+    name: ServerName
+    spec_key: SpecKey
+    tags: frozenset[str] = frozenset()
+    expose_tools: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolEntry:
+    """One tool as clients see it, with where it comes from."""
+
+    name: str
+    server: ServerName
+    spec_key: SpecKey
+    raw_name: str
+    definition: bytes  # as listed: the server's own bytes but for the name
+    raw_definition: bytes
+    digest: bytes
+    source: Source
+    stale: bool
+    safe_to_repeat: bool  # read-only or idempotent by the server's own annotations
+
+
+@dataclass(frozen=True, slots=True)
+class NameConflict:
+    """Two tools wanted one name; the later got another."""
+
+    wanted: str
+    server: ServerName
+    raw_name: str
+    given: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolSnapshot:
+    """All tools of all servers at one version, in a fixed order."""
+
+    version: int
+    etag: str
+    entries: tuple[ToolEntry, ...]
+    by_name: Mapping[str, ToolEntry] = field(repr=False)
+    by_server: Mapping[ServerName, Mapping[str, ToolEntry]] = field(repr=False)  # raw name -> entry
+    conflicts: tuple[NameConflict, ...] = ()
+    complete: bool = True  # every enabled server has been learnt at least once
+
+
+EMPTY_TOOLS = ToolSnapshot(
+    version=0,
+    etag="",
+    entries=(),
+    by_name=MappingProxyType({}),
+    by_server=MappingProxyType({}),
+    complete=False,
+)
+
+
+def fingerprint(entries: Iterable[ToolEntry]) -> str:
+    """The ETag of a list: it follows the definitions and their order, nothing else."""
+    whole = hashlib.sha256()
+    for entry in entries:
+        whole.update(entry.digest)
+    return whole.hexdigest()[:32]
+
+
+def merge_tools(
+    servers: Iterable[ServerView],
+    learnt: Mapping[SpecKey, Learnt],
+    *,
+    namespace: ToolNamespace,
+    separator: ToolSeparator,
+    previous: ToolSnapshot,
+) -> ToolSnapshot:
+    """Build the next snapshot. The version goes up by one when the entries differ from `previous`."""
+    views = sorted(servers, key=lambda view: view.name)
+    offered = [
+        (view, known, tool)
+        for view in views
+        if (known := learnt.get(view.spec_key)) is not None
+        for tool in known.tools
+        if view.expose_tools is None or tool.name in view.expose_tools
+    ]
+    naming = assign_names(
+        [(view.name, tool.name) for view, _, tool in offered], separator=separator, strategy=namespace
+    )
+    entries = tuple(
+        sorted(
+            (_entry(naming.names[view.name, tool.name], view, known, tool) for view, known, tool in offered),
+            key=lambda entry: entry.name,
+        )
+    )
+    etag = fingerprint(entries)
+    changed = etag != previous.etag or not previous.version
+    by_server: dict[ServerName, dict[str, ToolEntry]] = {view.name: {} for view in views}
+    for entry in entries:
+        by_server[entry.server][entry.raw_name] = entry
+    return ToolSnapshot(
+        version=previous.version + 1 if changed else previous.version,
+        etag=etag,
+        entries=entries,
+        by_name=MappingProxyType({entry.name: entry for entry in entries}),
+        by_server=MappingProxyType({name: MappingProxyType(tools) for name, tools in by_server.items()}),
+        conflicts=tuple(
+            NameConflict(
+                wanted=collision.wanted,
+                server=ServerName(collision.server),
+                raw_name=collision.raw,
+                given=collision.listed,
+            )
+            for collision in naming.collisions
+        ),
+        complete=all(view.spec_key in learnt for view in views),
+    )
+
+
+def _entry(name: str, view: ServerView, known: Learnt, tool: ListedTool) -> ToolEntry:
+    definition = tool.definition if name == tool.name else rename_definition(tool.definition, name)
+    return ToolEntry(
+        name=name,
+        server=view.name,
+        spec_key=view.spec_key,
+        raw_name=tool.name,
+        definition=definition,
+        raw_definition=tool.definition,
+        digest=hashlib.sha256(definition).digest(),
+        source=known.source,
+        stale=known.stale,
+        safe_to_repeat=tool.read_only or tool.idempotent,
+    )

@@ -1,0 +1,1 @@
+"""The files a node ships with: the default configuration, which is also the reference, and examples."""

@@ -1,0 +1,61 @@
+"""`mcpv-node server start|stop|retry NAME`: what an operator may do with one server."""
+
+from __future__ import annotations
+
+import click
+
+from mcpv_node.client import ServerVerb
+
+from .common import CommandFailed, common_options, connect, invocation
+from .output import clean, print_body
+
+# The states in which what was asked for has come about; with --wait, anything else is a failure.
+_REACHED: dict[ServerVerb, frozenset[str]] = {
+    "start": frozenset({"ready", "degraded"}),
+    "stop": frozenset({"cold", "disabled", "suspended"}),
+    # Without anybody who wants it, a server that has forgiven itself is cold, and rightly so.
+    "retry": frozenset({"ready", "degraded", "cold"}),
+}
+
+# What the node accepts: no start or drain takes longer.
+LONGEST_WAIT = 600.0
+
+
+@click.group("server")
+@common_options
+def command() -> None:
+    """Start, stop or retry one server."""
+
+
+def _act(verb: ServerVerb, name: str, wait: float | None) -> None:
+    answer = connect().act(name, verb, wait=wait)
+    if invocation().as_json:
+        print_body(answer.body)
+    else:
+        act = answer.value
+        state = act.state.replace("_", " ")
+        click.echo(clean(f"{name} is {state}: {act.reason}" if act.reason else f"{name} is {state}"))
+    if wait is not None and answer.value.state not in _REACHED[verb]:
+        raise CommandFailed(
+            f"{verb} of {name} has not come about within {wait:g} s: it is {answer.value.state}; "
+            f"`mcpv-node why {name}` tells more"
+        )
+
+
+def _add(verb: ServerVerb, meaning: str) -> None:
+    @command.command(verb, help=meaning)
+    @click.argument("name")
+    @click.option(
+        "--wait",
+        type=click.FloatRange(0, LONGEST_WAIT),
+        metavar="SECONDS",
+        help="Wait for the outcome, this long at most.",
+    )
+    @common_options
+    def act(name: str, wait: float | None) -> None:
+        _act(verb, name, wait)
+
+
+_add("start", "Have an instance of NAME up, also when an operator had stopped it.")
+_add("stop", "Drain NAME, stop it, and keep it stopped.")
+_add("retry", "Forget the failures of NAME and try again now.")

@@ -1,0 +1,197 @@
+"""`mcpv-node start`: run a node here, or in the background with `--detach`."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Literal, get_args
+
+import click
+
+from mcpv_node.node_file import NodeFile
+from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, parse_address, state_dir
+from mcpv_node.settings.types import LogLevel
+
+from .announce import announce, report_ready
+from .common import OK, CommandFailed, common_options, config_failure, invocation
+
+if TYPE_CHECKING:
+    from mcpv_node.node import StopSwitch
+
+NO_TOKEN = "none"
+
+StopHow = Literal["drain", "now", "kill"]
+
+# The first signal, the second, and every one after: nobody who asks three times wants to wait.
+_STOPS: tuple[StopHow, ...] = ("drain", "now", "kill")
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+@click.command("start")
+@click.option("--config", type=click.Path(path_type=Path), help="The configuration: a file, or a folder.")
+@click.option("--http", metavar="HOST:PORT", help="Where the HTTP door is; port 0 takes a free one.")
+@click.option(
+    "--token", metavar="FILE|none", help="The bearer token's file; none: no token, on loopback only."
+)
+@click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="Log from this level on.")
+@click.option("--detach", is_flag=True, help="Return once the node is ready in the background.")
+@click.option(
+    "--linger",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="End when nobody was connected for this long.",
+)
+@click.option("--ready-fd", type=int, hidden=True)
+@common_options
+def command(
+    config: Path | None,
+    http: str | None,
+    token: str | None,
+    log_level: str | None,
+    detach: bool,
+    linger: float | None,
+    ready_fd: int | None,
+) -> int:
+    """Run a node: start its servers on demand and serve their tools."""
+    if http is not None:
+        _check_address(http)
+    path, loaded = _load(config)
+    folder = _make_state_dir(state_dir(invocation().state_dir, os.environ, loaded.settings))
+    token = token if token is None or token == NO_TOKEN else os.path.abspath(token)
+    if detach:
+        options = ["--config", str(path), "--state-dir", str(folder)]
+        options += ["--http", http] if http is not None else []
+        options += ["--token", token] if token is not None else []
+        options += ["--log-level", log_level] if log_level is not None else []
+        options += ["--linger", f"{linger:g}"] if linger is not None else []
+        return _start_in_background(folder, options)
+    return _run(
+        path, loaded, folder, http=http, token=token, log_level=log_level, linger=linger, ready_fd=ready_fd
+    )
+
+
+def _check_address(http: str) -> None:
+    if parse_address(http) is None:
+        raise click.UsageError(f"--http {http}: this is not HOST:PORT")
+
+
+def _load(config: Path | None) -> tuple[Path, Loaded]:
+    try:
+        path = find_config(config, os.environ)
+        return path, load_settings(path, environ=os.environ)
+    except SettingsError as error:
+        raise config_failure(error) from None
+
+
+def _make_state_dir(folder: Path) -> Path:
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise CommandFailed(
+            f"the state folder {folder} cannot be made: {error.strerror}; name another with --state-dir"
+        ) from None
+    return folder
+
+
+def _start_in_background(folder: Path, options: list[str]) -> int:
+    from .detach import StartFailed, start_detached
+
+    try:
+        node = start_detached(folder, options)
+    except StartFailed as failure:
+        details = {"problems": list(failure.problems)} if failure.problems else {}
+        raise CommandFailed(failure.message, failure.code, details) from None
+    except OSError as error:
+        raise CommandFailed(f"the node cannot be started in the background: {error}") from None
+    _announce(node, folder, detached=True)
+    return OK
+
+
+def _run(
+    path: Path,
+    loaded: Loaded,
+    folder: Path,
+    *,
+    http: str | None,
+    token: str | None,
+    log_level: str | None,
+    linger: float | None,
+    ready_fd: int | None,
+) -> int:
+    # All that a node is made of: only a command that runs one pays for it.
+    import uvloop
+
+    from mcpv_node.node import NodeOptions, StartRefused, StopSwitch, serve
+
+    _configure_logging(loaded, log_level)
+    for warning in loaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    options = NodeOptions(
+        settings=loaded.settings,
+        config_path=path,
+        state_dir=folder,
+        http=http,
+        token=token,
+        linger=linger,
+    )
+    switch = StopSwitch()
+
+    def on_ready(node: NodeFile) -> None:
+        # Whoever started us may have left: a node runs on without its audience.
+        with suppress(OSError):
+            if ready_fd is not None:
+                report_ready(node, ready_fd)
+            else:
+                _announce(node, folder, detached=False)
+
+    with _stopped_by_signals(switch):
+        try:
+            outcome = uvloop.run(serve(options, on_ready=on_ready, switch=switch))
+        except StartRefused as refusal:
+            raise CommandFailed(str(refusal)) from None
+    if not outcome.ok:
+        raise CommandFailed(outcome.message)
+    return OK
+
+
+def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
+    # Clients start their commands with an environment of their own: our $MCPV_STATE_DIR is not in it.
+    environ = {name: value for name, value in os.environ.items() if name != "MCPV_STATE_DIR"}
+    is_default = folder == state_dir(None, environ, None)
+    announce(
+        node, as_json=invocation().as_json, detached=detached, state_dir=folder, is_default_dir=is_default
+    )
+
+
+def _configure_logging(loaded: Loaded, log_level: str | None) -> None:
+    from mcpv_node.telemetry.logs import configure_logging
+
+    log = loaded.settings.log
+    configure_logging(
+        log_level or log.level,
+        json={"auto": None, "json": True, "text": False}[log.format],
+        file=None if log.file is None else Path(log.file),
+    )
+
+
+@contextmanager
+def _stopped_by_signals(switch: StopSwitch) -> Generator[None]:
+    """Let the first signal drain, the second stop at once, the third kill."""
+    received = 0
+
+    def on_signal(_number: int, _frame: FrameType | None) -> None:
+        nonlocal received
+        switch.request(_STOPS[min(received, len(_STOPS) - 1)])
+        received += 1
+
+    # signal.signal, not the loop's own: these are heard while a long message keeps the loop busy.
+    before = [(number, signal.signal(number, on_signal)) for number in _SIGNALS]
+    try:
+        yield
+    finally:
+        for number, handler in before:
+            signal.signal(number, handler)

@@ -1,0 +1,73 @@
+"""`mcpv-node status [SERVER]`: the node and its servers at a glance, or one server with its instances."""
+
+from __future__ import annotations
+
+import click
+
+from mcpv_node.client import InstanceReport, NodeClient, ServerReport
+
+from .common import common_options, connect, invocation
+from .output import NOTHING, print_body, print_facts, print_table
+from .servers import print_servers
+
+
+@click.command("status")
+@click.argument("server", required=False)
+@common_options
+def command(server: str | None) -> None:
+    """Show the node and its servers, or one SERVER and its instances."""
+    client = connect()
+    if server is None:
+        _show_node(client)
+    else:
+        _show_server(client, server)
+
+
+def print_instances(instances: tuple[InstanceReport, ...]) -> None:
+    """Print one line for each instance."""
+    headers = ("INSTANCE", "PID", "STATE", "BUSY", "STARTED", "IDLE SINCE", "ERA")
+    print_table(headers, [_instance_row(instance) for instance in instances])
+
+
+def _show_node(client: NodeClient) -> None:
+    state = client.node_state()
+    if invocation().as_json:
+        print_body(state.body)
+        return
+    node = client.node
+    print_facts(
+        (
+            ("node", f"mcpv-node {node.version}, process {node.pid}"),
+            ("endpoint", f"{node.http}/mcp"),
+            ("config", node.config_path),
+            ("socket", node.socket),
+        )
+    )
+    servers = client.servers().value
+    if servers:
+        click.echo()
+        print_servers(servers)
+
+
+def _show_server(client: NodeClient, name: str) -> None:
+    answer = client.server(name)
+    if invocation().as_json:
+        print_body(answer.body)
+        return
+    report: ServerReport = answer.value
+    print_servers([report])
+    if report.instances:
+        click.echo()
+        print_instances(report.instances)
+
+
+def _instance_row(instance: InstanceReport) -> tuple[str, ...]:
+    return (
+        instance.id,
+        NOTHING if instance.pid is None else str(instance.pid),
+        instance.state,
+        str(instance.busy),
+        instance.started_at or NOTHING,
+        instance.idle_since or NOTHING,
+        instance.era or NOTHING,
+    )

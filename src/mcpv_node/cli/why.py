@@ -1,0 +1,84 @@
+"""`mcpv-node why SERVER`: why a server is as it is, in words, with the facts behind them."""
+
+from __future__ import annotations
+
+import signal
+
+import click
+
+from mcpv_node.client import LastExit, ServerReport
+
+from .common import common_options, connect, invocation
+from .output import clean, counted, print_body, print_facts, print_lines
+from .status import print_instances
+
+
+@click.command("why")
+@click.argument("server")
+@common_options
+def command(server: str) -> None:
+    """Say why SERVER is in the state it is in."""
+    answer = connect().server(server)
+    if invocation().as_json:
+        print_body(answer.body)
+    else:
+        _explain(answer.value)
+
+
+def _explain(report: ServerReport) -> None:
+    headline = f"{report.name} is {report.state.replace('_', ' ')}"
+    click.echo(clean(f"{headline}: {report.reason}" if report.reason else headline))
+    calls = report.calls
+    print_facts(
+        (
+            ("since", report.since),
+            ("next try", report.next_try_at),
+            ("last exit", describe_exit(report.last_exit)),
+            ("started", f"{_times(report.starts)}, {counted(report.restarts, 'restart')}" + _cause(report)),
+            ("instances", f"{len(report.instances)} of {report.desired} desired"),
+            (
+                "calls",
+                f"{calls.ok} ok, {calls.failed} failed, {calls.refused} refused, {report.waiting} waiting",
+            ),
+            ("shared with", ", ".join(report.shared_with) or None),
+        ),
+        indent="  ",
+    )
+    if report.instances:
+        click.echo()
+        print_instances(report.instances)
+    if report.stderr:
+        click.echo()
+        click.echo("the last it wrote on stderr:")
+        print_lines(report.stderr)
+    if report.state == "suspended":
+        click.echo()
+        click.echo(f"when it is mended: mcpv-node server retry {report.name}")
+
+
+def describe_exit(last: LastExit | None) -> str | None:
+    """Say how a process ended: `code 1`, `SIGKILL`."""
+    if last is None:
+        return None
+    if last.signal is not None:
+        how = _signal_name(last.signal)
+    elif last.code is not None:
+        how = f"code {last.code}"
+    else:
+        how = "unknown"
+    return how if last.at is None else f"{how} at {last.at}"
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _times(number: int) -> str:
+    return "never" if number == 0 else "once" if number == 1 else f"{number} times"
+
+
+def _cause(report: ServerReport) -> str:
+    return f" (last cause: {report.start_cause})" if report.start_cause else ""

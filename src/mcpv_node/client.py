@@ -1,0 +1,520 @@
+"""For programs that talk to a running node.
+
+    node = find_node(state_dir)
+    client = NodeClient(node)
+    client.servers().value          # REST, over HTTP
+    client.call_tool("clock_now", {"tz": "UTC"})   # MCP lines, over the node's unix socket
+
+Blocking, one connection for each request, every wait bounded. An answer is kept twice: as the bytes the node
+sent, and as typed data, which ignores members it does not know. Errors:
+
+    ClientError
+    ├── NodeUnreachable   no node, or it does not answer: start one, or name another folder
+    ├── NodeRefused       it answered with a problem: status, title, detail
+    ├── CallRefused       it answered a request with a JSON-RPC error: code, message, data
+    └── BadAnswer         it answered with what is not the contract
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+import time
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from pathlib import Path
+from typing import Any, Generic, Literal, TypeVar
+from urllib.parse import quote, urlsplit
+
+import msgspec
+from msgspec import Raw, Struct
+
+from mcpv_node.node_file import NodeFile, NodeFileError, is_running, read_node_file
+from mcpv_node.telemetry.clock import SystemClock
+from mcpv_node.version import VERSION
+
+# A node answers REST from memory; what takes longer is a node that does not run any more.
+ANSWER_TIMEOUT = 10.0
+
+# The longest a call may take is 3600 s by default, and the node ends it then; the rest is for its queue and a start.
+CALL_TIMEOUT = 3700.0
+
+# REST is loaded after the doors are open: a fraction of a second, more on a busy machine.
+LOADING_TIMEOUT = 10.0
+LOADING_POLL_INTERVAL = 0.1
+
+# The catalog of 1,000 servers with 10 tools each is 10 MB; this stops an answer that never ends.
+MAX_ANSWER_BYTES = 256 * 1024 * 1024
+
+# The newest revision of the era with a handshake: the line door speaks it.
+PROTOCOL_VERSION = "2025-11-25"
+
+ServerVerb = Literal["start", "stop", "retry"]
+
+_T = TypeVar("_T")
+
+
+class ClientError(Exception):
+    """A request to a node did not succeed; the text says why, and what to do where something can be done."""
+
+
+class NodeUnreachable(ClientError):
+    """There is no node, or it does not answer."""
+
+
+class BadAnswer(ClientError):
+    """What was answered is not the contract: another program has the port, or the versions differ."""
+
+
+class NodeRefused(ClientError):
+    """The node answered with a problem (RFC 9457)."""
+
+    def __init__(self, status: int, title: str, detail: str, reason: str | None = None) -> None:
+        super().__init__(detail or title)
+        self.status = status
+        self.title = title
+        self.detail = detail
+        self.reason = reason
+
+
+class CallRefused(ClientError):
+    """A request got a JSON-RPC error."""
+
+    def __init__(self, code: int, message: str, data: Any) -> None:
+        super().__init__(message)
+        self.code = code
+        self.message = message
+        self.data = data
+
+
+class LastExit(Struct, frozen=True, kw_only=True):
+    """How the last instance that ended did so."""
+
+    code: int | None = None
+    signal: int | None = None
+    at: str | None = None
+
+
+class CallCounts(Struct, frozen=True, kw_only=True):
+    """Calls since the node started."""
+
+    ok: int = 0
+    failed: int = 0
+    refused: int = 0
+
+
+class InstanceReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One live session to a server."""
+
+    id: str
+    state: str
+    pid: int | None = None
+    busy: int = 0
+    started_at: str | None = None
+    idle_since: str | None = None
+    era: str | None = None
+    bindings: int = 0
+
+
+class ServerReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Why a server is as it is: the body of `GET /api/v1/servers/{name}`."""
+
+    name: str
+    state: str
+    reason: str = ""
+    spec_key: str | None = None
+    since: str | None = None
+    next_try_at: str | None = None
+    desired: int = 0
+    waiting: int = 0
+    start_cause: str | None = None
+    last_exit: LastExit | None = None
+    stderr: tuple[str, ...] = ()
+    starts: int = 0
+    restarts: int = 0
+    calls: CallCounts = CallCounts()
+    shared_with: tuple[str, ...] = ()
+    instances: tuple[InstanceReport, ...] = ()
+
+
+class CatalogTool(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One tool of the catalog, and where it comes from."""
+
+    name: str
+    server: str
+    raw_name: str = ""
+    source: str = ""
+    stale: bool = False
+    cold: bool = False
+    definition: Raw = Raw(b"{}")
+
+
+class ToolCatalog(Struct, frozen=True, kw_only=True):
+    """All tools at one version: the body of `GET /api/v1/catalog/tools`."""
+
+    entries: tuple[CatalogTool, ...]
+    version: int = 0
+    etag: str = ""
+    complete: bool = True
+
+
+class ServerAct(Struct, frozen=True, kw_only=True):
+    """What became of a request to start, stop or retry a server."""
+
+    state: str
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[_T]):
+    """What a node answered: the meaning, and the bytes as sent."""
+
+    value: _T
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class ToolResult:
+    """What a tool answered."""
+
+    # The `result` member as sent.
+    raw: bytes
+    is_error: bool
+    # The text blocks of its content, in order.
+    texts: tuple[str, ...]
+    # What its other blocks are: "image", "resource_link", ...
+    others: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ListedTool:
+    """One tool as clients see it."""
+
+    name: str
+    description: str
+    definition: Mapping[str, Any]
+
+
+class _ServerList(Struct, frozen=True):
+    servers: tuple[ServerReport, ...]
+
+
+class _Problem(Struct, frozen=True):
+    title: str = ""
+    detail: str = ""
+    reason: str | None = None
+
+
+class _RpcError(Struct, frozen=True):
+    code: int = 0
+    message: str = ""
+    data: Any = None
+
+
+class _RpcMessage(Struct, frozen=True):
+    id: int | str | float | None = None
+    method: str | None = None
+    result: Raw = Raw(b"")
+    error: _RpcError | None = None
+
+
+class _CallContent(Struct, frozen=True):
+    content: tuple[dict[str, Any], ...] = ()
+    is_error: bool = msgspec.field(name="isError", default=False)
+
+
+class _ToolPage(Struct, frozen=True):
+    tools: tuple[dict[str, Any], ...] = ()
+    next_cursor: str | None = msgspec.field(name="nextCursor", default=None)
+
+
+def find_node(state_dir: Path) -> NodeFile:
+    """Say how to reach the node on `state_dir`, or raise NodeUnreachable with what to do."""
+    try:
+        node = read_node_file(state_dir)
+    except FileNotFoundError:
+        raise NodeUnreachable(
+            f"no node runs on {state_dir}; start one with `mcpv-node start`, "
+            "or name its folder with --state-dir or $MCPV_STATE_DIR"
+        ) from None
+    except NodeFileError as error:
+        raise NodeUnreachable(f"{error}; `mcpv-node start` writes it anew") from None
+    if not is_running(node):
+        raise NodeUnreachable(
+            f"the node on {state_dir} is not running: its process {node.pid} is gone; "
+            "start it again with `mcpv-node start`"
+        )
+    return node
+
+
+class NodeClient:
+    """Talks to one node."""
+
+    def __init__(self, node: NodeFile) -> None:
+        self._node = node
+        self._address = _parse_http_address(node.http)
+
+    @property
+    def node(self) -> NodeFile:
+        """The node this talks to."""
+        return self._node
+
+    def node_state(self) -> Answer[dict[str, Any]]:
+        """Ask for the node's own state."""
+        body = self._request("GET", "/api/v1/node")
+        return Answer(_decode(body, dict[str, Any]), body)
+
+    def servers(self) -> Answer[tuple[ServerReport, ...]]:
+        """Ask for the state of all servers."""
+        body = self._request("GET", "/api/v1/servers")
+        if body.lstrip().startswith(b"["):
+            return Answer(_decode(body, tuple[ServerReport, ...]), body)
+        return Answer(_decode(body, _ServerList).servers, body)
+
+    def server(self, name: str) -> Answer[ServerReport]:
+        """Ask why a server is as it is."""
+        body = self._request("GET", f"/api/v1/servers/{quote(name, safe='')}")
+        return Answer(_decode(body, ServerReport), body)
+
+    def act(self, name: str, verb: ServerVerb, *, wait: float | None = None) -> Answer[ServerAct]:
+        """Start, stop or retry a server: its state at once, or the outcome within `wait` seconds."""
+        path = f"/api/v1/servers/{quote(name, safe='')}/{verb}"
+        path += f"?wait={wait:g}" if wait is not None else ""
+        body = self._request("POST", path, timeout=ANSWER_TIMEOUT + (wait or 0.0))
+        return Answer(_decode(body, ServerAct), body)
+
+    def tools(self) -> Answer[ToolCatalog]:
+        """Ask for the catalog of tools. Listing never starts a server."""
+        body = self._request("GET", "/api/v1/catalog/tools")
+        return Answer(_decode(body, ToolCatalog), body)
+
+    def stop_node(self) -> Answer[dict[str, Any]]:
+        """Ask the node to drain and end; answered before it does."""
+        body = self._request("POST", "/api/v1/node/stop")
+        return Answer(_decode(body or b"{}", dict[str, Any]), body)
+
+    def call_tool(
+        self, name: str, arguments: Mapping[str, Any] | None = None, *, timeout: float = CALL_TIMEOUT
+    ) -> ToolResult:
+        """Call a tool and wait for its result, or raise CallRefused."""
+        with self._lines(timeout) as lines:
+            raw = lines.request("tools/call", {"name": name, "arguments": dict(arguments or {})})
+        call = _decode(raw, _CallContent)
+        texts = tuple(str(block.get("text", "")) for block in call.content if block.get("type") == "text")
+        others = tuple(str(block.get("type")) for block in call.content if block.get("type") != "text")
+        return ToolResult(raw=raw, is_error=call.is_error, texts=texts, others=others)
+
+    def list_tools(self, *, timeout: float = ANSWER_TIMEOUT) -> tuple[ListedTool, ...]:
+        """List the tools as an MCP client sees them, all pages."""
+        found: list[ListedTool] = []
+        with self._lines(timeout) as lines:
+            cursor: str | None = None
+            while True:
+                page = _decode(
+                    lines.request("tools/list", {} if cursor is None else {"cursor": cursor}), _ToolPage
+                )
+                found += [
+                    ListedTool(str(tool.get("name", "")), str(tool.get("description", "")), tool)
+                    for tool in page.tools
+                ]
+                # A page that leads to itself would never end.
+                if page.next_cursor is None or page.next_cursor == cursor:
+                    return tuple(found)
+                cursor = page.next_cursor
+
+    def _request(self, method: str, path: str, *, timeout: float = ANSWER_TIMEOUT) -> bytes:
+        clock = SystemClock()
+        deadline = clock.monotonic() + LOADING_TIMEOUT
+        while True:
+            status, headers, body = self._exchange(method, path, timeout=timeout)
+            problem = _read_problem(body)
+            # A 503 with a reason is an answer about a server; one without means that REST is still being loaded.
+            loading = status == 503 and headers.get("retry-after") is not None and problem.reason is None
+            if not loading or clock.monotonic() > deadline:
+                break
+            time.sleep(LOADING_POLL_INTERVAL)
+        if 200 <= status < 300:
+            return body
+        if status == 401:
+            raise NodeRefused(
+                status, problem.title, f"the node does not accept the token in {self._node.token_file}"
+            )
+        raise NodeRefused(status, problem.title or f"HTTP {status}", problem.detail, problem.reason)
+
+    def _exchange(self, method: str, path: str, *, timeout: float) -> tuple[int, dict[str, str], bytes]:
+        headers = {"Accept": "application/json", **self._authorization()}
+        connection = self._connection(timeout)
+        try:
+            connection.request(method, path, headers=headers)
+            response = connection.getresponse()
+            body = _read_body(response)
+            return response.status, {name.lower(): value for name, value in response.getheaders()}, body
+        except TimeoutError:
+            raise NodeUnreachable(
+                f"the node at {self._node.http} (process {self._node.pid}) did not answer within {timeout:g} s; "
+                "its log may say why"
+            ) from None
+        except HTTPException as error:
+            raise BadAnswer(f"what answers at {self._node.http} is not a node: {error!r}") from None
+        except OSError as error:
+            raise NodeUnreachable(
+                f"the node at {self._node.http} cannot be reached: {error.strerror or error}; "
+                "it may be stopping, or was killed: `mcpv-node start` starts it again"
+            ) from None
+        finally:
+            connection.close()
+
+    def _connection(self, timeout: float) -> HTTPConnection:
+        address = self._address
+        if address.tls:
+            context = ssl.create_default_context()
+            return HTTPSConnection(address.host, address.port, timeout=timeout, context=context)
+        return HTTPConnection(address.host, address.port, timeout=timeout)
+
+    def _authorization(self) -> dict[str, str]:
+        if self._node.token_file is None:
+            return {}
+        try:
+            token = Path(self._node.token_file).read_text().strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise NodeUnreachable(
+                f"the node's token cannot be read: {error}; ask the user who runs the node"
+            ) from None
+        return {"Authorization": f"Bearer {token}"}
+
+    @contextmanager
+    def _lines(self, timeout: float) -> Generator[_LineConnection]:
+        deadline = SystemClock().monotonic() + timeout
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with connection:
+            try:
+                connection.settimeout(ANSWER_TIMEOUT)
+                connection.connect(self._node.socket)
+                lines = _LineConnection(connection, deadline)
+                lines.open()
+                yield lines
+            except TimeoutError:
+                raise NodeUnreachable(
+                    f"the node (process {self._node.pid}) did not answer within {timeout:g} s"
+                ) from None
+            except OSError as error:
+                raise NodeUnreachable(
+                    f"the node at {self._node.socket} cannot be reached: {error.strerror or error}; "
+                    "`mcpv-node status` shows whether it still runs"
+                ) from None
+
+
+class _LineConnection:
+    """One MCP session over the node's unix socket: one request at a time."""
+
+    def __init__(self, connection: socket.socket, deadline: float) -> None:
+        self._connection = connection
+        self._deadline = deadline
+        self._clock = SystemClock()
+        self._received = bytearray()
+        self._searched = 0
+        self._last_id = 0
+
+    def open(self) -> None:
+        """Say hello, and shake hands."""
+        self._send({"mcpv": 1})
+        self.request(
+            "initialize",
+            {
+                "protocolVersion": PROTOCOL_VERSION,
+                "capabilities": {},
+                "clientInfo": {"name": "mcpv-node", "version": VERSION},
+            },
+        )
+        self._send({"jsonrpc": "2.0", "method": "notifications/initialized"})
+
+    def request(self, method: str, params: Mapping[str, Any]) -> bytes:
+        """Send a request and wait for its result, as sent."""
+        self._last_id += 1
+        self._send({"jsonrpc": "2.0", "id": self._last_id, "method": method, "params": params})
+        while True:
+            message = _decode(self._read_line(), _RpcMessage)
+            # Notifications and requests of the other side are none of ours; an error without an id is.
+            if message.method is not None or message.id not in (self._last_id, None):
+                continue
+            if message.error is not None:
+                raise CallRefused(message.error.code, message.error.message, message.error.data)
+            if message.id is not None:
+                return bytes(message.result)
+
+    def _send(self, message: Mapping[str, Any]) -> None:
+        self._connection.settimeout(self._left())
+        self._connection.sendall(json.dumps(message, separators=(",", ":")).encode() + b"\n")
+
+    def _read_line(self) -> bytes:
+        while True:
+            end = self._received.find(b"\n", self._searched)
+            if end >= 0:
+                line = bytes(self._received[:end])
+                del self._received[: end + 1]
+                self._searched = 0
+                if line.strip():
+                    return line
+                continue
+            self._searched = len(self._received)
+            self._connection.settimeout(self._left())
+            chunk = self._connection.recv(256 * 1024)
+            if not chunk:
+                raise ConnectionResetError("it closed the connection before it had answered")
+            self._received += chunk
+            if len(self._received) > MAX_ANSWER_BYTES:
+                raise BadAnswer(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+
+    def _left(self) -> float:
+        left = self._deadline - self._clock.monotonic()
+        if left <= 0:
+            raise TimeoutError
+        return left
+
+
+@dataclass(frozen=True, slots=True)
+class _Address:
+    host: str
+    port: int
+    tls: bool
+
+
+def _parse_http_address(http: str) -> _Address:
+    """Read "http://HOST:PORT" or "HOST:PORT"; a host that means "everywhere" is reached on this machine."""
+    try:
+        parts = urlsplit(http if "://" in http else f"http://{http}")
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise BadAnswer(f"the node's address {http!r} cannot be read: {error}") from None
+    if parts.scheme not in ("http", "https"):
+        raise BadAnswer(f"the node's address {http!r} is no HTTP address")
+    tls = parts.scheme == "https"
+    here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+    return _Address(here.get(host or "", host or ""), port or (443 if tls else 80), tls)
+
+
+def _read_body(response: HTTPResponse) -> bytes:
+    body = response.read(MAX_ANSWER_BYTES + 1)
+    if len(body) > MAX_ANSWER_BYTES:
+        raise BadAnswer(f"the answer is longer than {MAX_ANSWER_BYTES} bytes")
+    return body
+
+
+def _read_problem(body: bytes) -> _Problem:
+    # A problem that is none is still a refusal: its status says enough.
+    try:
+        return msgspec.json.decode(body, type=_Problem)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return _Problem()
+
+
+def _decode(body: bytes, kind: type[_T]) -> _T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise BadAnswer(
+            f"the node's answer cannot be read: {error}; are its version and ours the same?"
+        ) from None

@@ -1,0 +1,57 @@
+"""The doors: MCP over HTTP and over lines, and REST.
+
+# Layout
+
+`services` is what the doors get of the node. `front` is one client's conversation without I/O, `calls` one tool call
+through the node, `visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
+`http_door` is that door, `http` its application, `mcp_http` what it does under `/mcp`, `asgi` what both write with,
+`outbox` what waits for a slow reader; `rest` is loaded by the door when it is open. `lines` is the other door.
+"""
+
+from __future__ import annotations
+
+from .auth import (
+    DEFAULT_PRINCIPAL,
+    AuthError,
+    Authority,
+    TokenTable,
+    load_tokens,
+    read_or_create_token,
+)
+from .calls import CallControl, CallReply, call_tool, perform_call
+from .front import Front, make_caller
+from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
+from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
+from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
+from .sessions import CountSessions, Sessions, SessionsMessage
+from .visibility import Visibility
+
+__all__ = [
+    "DEFAULT_PRINCIPAL",
+    "DRAIN_BOUND",
+    "SOCKET_NAME",
+    "AuthError",
+    "Authority",
+    "CallControl",
+    "CallReply",
+    "CountSessions",
+    "DoorError",
+    "DoorServices",
+    "Front",
+    "HttpDoor",
+    "HttpDoorMessage",
+    "LinesDoor",
+    "LinesDoorMessage",
+    "NodeInfo",
+    "Sessions",
+    "SessionsMessage",
+    "TokenTable",
+    "TreeData",
+    "Visibility",
+    "call_tool",
+    "load_tokens",
+    "make_caller",
+    "new_consumer_id",
+    "perform_call",
+    "read_or_create_token",
+]

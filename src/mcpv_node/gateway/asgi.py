@@ -1,0 +1,165 @@
+"""ASGI as we use it: a request to read from, and the few ways to answer it.
+
+No framework stands between the HTTP server and `/mcp`; this is what would be left of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+
+Scope: TypeAlias = MutableMapping[str, Any]
+AsgiMessage: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
+Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
+AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+
+JSON: Final = b"application/json"
+PROBLEM: Final = b"application/problem+json"
+SSE: Final = b"text/event-stream"
+
+TITLES: Final = {
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    413: "Content Too Large",
+    415: "Unsupported Media Type",
+    421: "Misdirected Request",
+    429: "Too Many Requests",
+    500: "Internal Server Error",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+class TooLarge(Exception):
+    """The body is larger than it may be; what came of it has been dropped."""
+
+
+class Disconnected(Exception):
+    """The client went away before it had sent everything."""
+
+
+class Exchange:
+    """One request and the answer to it."""
+
+    __slots__ = ("_headers", "_receive", "_send", "method", "path", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self._receive = receive
+        self._send = send
+        # The first of equal headers counts, except where their values are one list.
+        self._headers: dict[bytes, bytes] = {}
+        for name, value in scope["headers"]:
+            if name == b"accept" and name in self._headers:
+                self._headers[name] += b"," + value
+            else:
+                self._headers.setdefault(name, value)
+
+    @property
+    def is_tls(self) -> bool:
+        return bool(self.scope.get("scheme") == "https")
+
+    def header(self, name: bytes) -> str | None:
+        """The value of a header, by its lower-case name."""
+        value = self._headers.get(name)
+        return None if value is None else value.decode("latin-1").strip()
+
+    def count(self, name: bytes) -> int:
+        """How often a header stands in the request."""
+        return sum(1 for other, _ in self.scope["headers"] if other == name)
+
+    async def body(self, limit: int) -> bytes:
+        """The whole body; TooLarge as soon as it is known to be more than `limit` bytes."""
+        declared = self._headers.get(b"content-length", b"")
+        if declared.isdigit() and (len(declared) > len(str(limit)) or int(declared) > limit):
+            raise TooLarge
+        chunks: list[bytes] = []
+        size = 0
+        while True:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise Disconnected
+            chunk: bytes = message.get("body", b"")
+            size += len(chunk)
+            if size > limit:
+                raise TooLarge
+            chunks.append(chunk)
+            if not message.get("more_body", False):
+                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    async def disconnected(self) -> None:
+        """Return once the client has gone."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def answer(
+        self, status: int, body: bytes = b"", *, content_type: bytes = JSON, headers: Headers | None = None
+    ) -> None:
+        """Answer with one body."""
+        lines: Headers = [(b"content-length", b"%d" % len(body))]
+        if body:
+            lines.append((b"content-type", content_type))
+        if headers:
+            lines += headers
+        await self._send({"type": "http.response.start", "status": status, "headers": lines})
+        # A body of a HEAD request is not sent; the server below us sees to that.
+        await self._send({"type": "http.response.body", "body": body})
+
+    async def problem(self, status: int, detail: str, *, headers: Headers | None = None) -> None:
+        """Answer with an error after RFC 9457."""
+        body = msgspec.json.encode(
+            {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
+        )
+        await self.answer(status, body, content_type=PROBLEM, headers=headers)
+
+    async def start_events(self, headers: Headers | None = None) -> None:
+        """Begin a stream of events."""
+        lines: Headers = [
+            (b"content-type", SSE),
+            (b"cache-control", b"no-store"),
+            # A proxy that collects the stream before it passes it on makes it useless.
+            (b"x-accel-buffering", b"no"),
+        ]
+        if headers:
+            lines += headers
+        await self._send({"type": "http.response.start", "status": 200, "headers": lines})
+
+    async def send_event(self, data: bytes) -> None:
+        """Send bytes of the stream; waits while the client does not read."""
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end_events(self) -> None:
+        await self._send({"type": "http.response.body", "body": b""})
+
+
+def accepts(accept: str | None, wanted: str) -> bool:
+    """Whether an Accept header admits a media type. No header admits everything."""
+    if accept is None:
+        return True
+    kind = wanted.partition("/")[0]
+    for entry in accept.lower().split(","):
+        media, *parameters = (part.strip() for part in entry.split(";"))
+        if media in (wanted, f"{kind}/*", "*/*"):
+            return not any(_is_zero(parameter) for parameter in parameters)
+    return False
+
+
+def is_json(content_type: str | None) -> bool:
+    """Whether a Content-Type header says JSON, whatever its parameters."""
+    return content_type is not None and content_type.partition(";")[0].strip().lower() == "application/json"
+
+
+def _is_zero(parameter: str) -> bool:
+    name, _, value = parameter.partition("=")
+    return name.strip() == "q" and not value.strip().strip("0.")

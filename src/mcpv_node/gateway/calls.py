@@ -1,0 +1,337 @@
+"""One tool call from a caller to a server's own answer: look up, acquire, call, release.
+
+What the server answered passes untouched, result or error. Everything else that can happen is a typed error of
+DESIGN 7.6. Cancelling the coroutine cancels the call at the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from msgspec import Raw
+
+from mcpv_node.actors.callers import Caller
+from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.instance.messages import Answer, CallFailed, CancelCall, InstanceMessage
+from mcpv_node.actors.instance.messages import Call as InstanceCall
+from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
+from mcpv_node.actors.leases import Acquire, Lease, LeaseId, Refused, Release, new_lease_id
+from mcpv_node.actors.server_type.messages import CallEnded
+from mcpv_node.actors.snapshot import ToolEntry
+from mcpv_node.actors.world import Server, ToolView
+from mcpv_node.protocol import (
+    CALL,
+    INVALID_PARAMS,
+    Call,
+    CallFailure,
+    RawId,
+    Reason,
+    RemoteProtocolError,
+    encode_failure_raw,
+    encode_success,
+    parse_call,
+)
+from mcpv_node.telemetry import EventKind
+
+# The owner of a deadline answers at the deadline; this much later (seconds) it is not going to.
+REPLY_MARGIN = 2.0
+
+# When a client that was turned away for being one too many may well find a place (seconds).
+RETRY_AFTER = 1.0
+
+# How calls end, beside the reasons of DESIGN 7.6: with a result, with the server's own error, or unwanted.
+OK = "ok"
+ERROR = "error"
+CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class CallReply:
+    """What to answer: the bytes of a result, or those of a JSON-RPC error object."""
+
+    result: bytes | Raw | None = None
+    error: bytes | Raw | None = None
+
+    def encode(self, id: RawId) -> bytes:
+        """The answer to the request with this id."""
+        if self.result is not None:
+            return encode_success(id, self.result)
+        return encode_failure_raw(id, self.error or b"null")
+
+
+def error_reply(code: int, message: str) -> CallReply:
+    """An error that has no data."""
+    return CallReply(error=msgspec.json.encode({"code": code, "message": message}))
+
+
+def failure_reply(failure: CallFailure) -> CallReply:
+    """A typed error, as DESIGN 7.6 spells it."""
+    return CallReply(
+        error=msgspec.json.encode(
+            {"code": failure.code, "message": failure.message, "data": Raw(failure.encode_data())}
+        )
+    )
+
+
+class CallControl:
+    """One call under way, and the way to cancel it. For one call, used on the loop's thread."""
+
+    __slots__ = ("_cancelled", "_instance", "_lease", "_waiting")
+
+    def __init__(self) -> None:
+        self._cancelled = False
+        self._waiting: asyncio.Task[Any] | None = None
+        self._instance: Handle[InstanceMessage] | None = None
+        self._lease = LeaseId(0)
+
+    def cancel(self, reason: str) -> None:
+        """Nobody wants the reply: leave the queue, or tell the server.
+
+        A call that its server has is not abandoned by us: its instance answers at once and says whether the slot
+        is still held. A call that waits for a slot ends with CancelledError.
+        """
+        if self._cancelled:
+            return
+        self._cancelled = True
+        if self._instance is not None:
+            self._instance.tell(CancelCall(self._lease, reason))
+        elif self._waiting is not None:
+            self._waiting.cancel()
+
+    def is_cancelled(self) -> bool:
+        return self._cancelled
+
+    def wait(self) -> None:
+        """The current task waits for a slot from here on."""
+        self._instance = None
+        self._waiting = asyncio.current_task()
+
+    def send(self, lease: Lease) -> None:
+        """The call goes to its instance now."""
+        self._waiting = None
+        self._instance, self._lease = lease.instance, lease.lease
+
+    def end(self) -> None:
+        """There is nothing left to cancel."""
+        self._waiting = self._instance = None
+
+
+async def call_tool(
+    node: NodeContext,
+    caller: Caller,
+    view: ToolView,
+    params: Raw | None,
+    *,
+    on_progress: Callable[[Raw], None] | None = None,
+    deadline: float | None = None,
+) -> CallReply:
+    """Call the tool that `params` name, as `view` shows it; `deadline` (monotonic) is the caller's own.
+
+    `on_progress` gets the params of each progress notification as the server sent them. Cancelled, it has the call
+    cancelled at the server, and its slot released when the server is done with it.
+    """
+    try:
+        call = parse_call(params)
+    except RemoteProtocolError as error:
+        return error_reply(INVALID_PARAMS, str(error))
+    control = CallControl()
+    work = perform_call(node, caller, view, call, control=control, on_progress=on_progress, deadline=deadline)
+    task = asyncio.get_running_loop().create_task(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        control.cancel("the caller cancelled")
+        # It sees to the slot on its own, and nobody is interested in how.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        raise
+
+
+async def perform_call(
+    node: NodeContext,
+    caller: Caller,
+    view: ToolView,
+    call: Call,
+    *,
+    control: CallControl,
+    on_progress: Callable[[Raw], None] | None = None,
+    deadline: float | None = None,
+) -> CallReply:
+    """`call_tool` for a door: the params have been read, and whoever cancels does so through `control`.
+
+    What is returned of a cancelled call is of no use to anybody.
+    """
+    arrived = node.clock.monotonic()
+    entry = view.targets.get(call.name)
+    server = None if entry is None else node.world.world.servers.get(entry.server)
+    if entry is None or server is None:
+        return error_reply(INVALID_PARAMS, f"Unknown tool: {call.name}")
+    trip = _Trip(
+        node=node,
+        caller=caller,
+        server=server,
+        control=control,
+        ends=_earliest(arrived + server.spec.max_call_seconds, deadline),
+        params=call.params,
+        tool=entry.raw_name,
+        on_progress=on_progress,
+    )
+    outcome = CANCELLED
+    try:
+        answer = await trip.go()
+        if not control.is_cancelled() and _deserves_another_try(answer, entry, server):
+            answer = await trip.go()
+        reply, outcome = _reply_to(answer)
+    finally:
+        control.end()
+        if control.is_cancelled():
+            outcome = CANCELLED
+        node.metrics.calls_total(server.spec.name, outcome).inc()
+        node.metrics.call_seconds(server.spec.name, outcome).observe(node.clock.monotonic() - arrived)
+    if isinstance(answer, CallFailure) and not control.is_cancelled():
+        node.tell_event(
+            EventKind.CALL_FAILED, server=server.spec.name, reason=str(answer.reason), client=caller.client
+        )
+    return reply
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Trip:
+    """One call on its way to one server; `go` is one try."""
+
+    node: NodeContext
+    caller: Caller
+    server: Server
+    control: CallControl
+    ends: float
+    params: Raw
+    tool: str
+    on_progress: Callable[[Raw], None] | None
+
+    async def go(self) -> Answer | CallFailure:
+        self.control.wait()
+        lease = await self._acquire()
+        if isinstance(lease, CallFailure):
+            return lease
+        self.node.metrics.queue_wait_seconds(self.server.spec.name).observe(lease.queued_seconds)
+        self.control.send(lease)
+        return await self._call(lease)
+
+    async def _acquire(self) -> Lease | CallFailure:
+        spec = self.server.spec
+        now = self.node.clock.monotonic()
+        # The server type enforces each part; this is where both together end.
+        deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
+        request = Acquire(lease=new_lease_id(), caller=self.caller, deadline=deadline)
+        granted: Lease | Refused
+        answered = False
+        try:
+            granted = await self.server.handle.ask(request, max(0.0, deadline - now) + REPLY_MARGIN)
+            answered = True
+        except ActorError as error:
+            return self._not_acquired(error, self.node.clock.monotonic() - now)
+        finally:
+            if not answered:
+                # Nobody waits for it any more: a slot must not be given to nobody.
+                self.server.handle.tell(Release(request.lease))
+        return granted.failure if isinstance(granted, Refused) else granted
+
+    async def _call(self, lease: Lease) -> Answer | CallFailure:
+        sent = self.node.clock.monotonic()
+        answer: Answer | CallFailed
+        slot_held = ok = False
+        try:
+            answer = await lease.instance.ask(
+                InstanceCall(
+                    lease=lease.lease,
+                    method=CALL,
+                    params=self.params,
+                    deadline=self.ends,
+                    tool=self.tool,
+                    on_progress=self.on_progress,
+                ),
+                max(0.0, self.ends - sent) + REPLY_MARGIN,
+            )
+            slot_held = isinstance(answer, CallFailed) and answer.slot_held
+            ok = isinstance(answer, Answer) and answer.result is not None
+        except ActorError as error:
+            return self._with_times(self._not_called(error), lease, sent)
+        except asyncio.CancelledError:
+            # Not by the client: the door's bound is over and everything below it stops next.
+            lease.instance.tell(CancelCall(lease.lease, "the node stops"))
+            raise
+        finally:
+            if not slot_held:
+                self.server.handle.tell(Release(lease.lease))
+            self.server.handle.tell(CallEnded(ok=ok))
+        if isinstance(answer, CallFailed):
+            return self._with_times(answer.failure, lease, sent)
+        return answer
+
+    def _not_acquired(self, error: ActorError, waited: float) -> CallFailure:
+        name = self.server.spec.name
+        if isinstance(error, AskTimeout):
+            reason, message = Reason.QUEUE_TIMEOUT, f"{name} had no free slot in time"
+        elif isinstance(error, MailboxFull):
+            reason, message = Reason.OVERLOADED, f"{name} has too many requests to look at"
+        elif self.server.handle.is_alive():
+            reason, message = Reason.OVERLOADED, f"{name} was interrupted twice while it looked for a slot"
+        else:
+            reason, message = Reason.STOPPING, f"{name} is not running any more"
+        return CallFailure(
+            reason=reason,
+            message=message,
+            server=name,
+            executed="no",
+            queued_seconds=waited,
+            retry_after=RETRY_AFTER if reason is Reason.OVERLOADED else None,
+        )
+
+    def _not_called(self, error: ActorError) -> CallFailure:
+        name = self.server.spec.name
+        if isinstance(error, MailboxFull):
+            return CallFailure(
+                reason=Reason.OVERLOADED,
+                message=f"the instance of {name} has too many requests to look at",
+                server=name,
+                executed="no",
+                retry_after=RETRY_AFTER,
+            )
+        if isinstance(error, AskTimeout):
+            reason, message = Reason.CALL_TIMEOUT, f"{name} did not answer in time"
+        else:
+            reason, message = Reason.INSTANCE_DIED, f"the instance of {name} ended during the call"
+        return CallFailure(reason=reason, message=message, server=name, executed="unknown")
+
+    def _with_times(self, failure: CallFailure, lease: Lease, sent: float) -> CallFailure:
+        return msgspec.structs.replace(
+            failure,
+            queued_seconds=lease.queued_seconds,
+            started_seconds=lease.started_seconds,
+            called_seconds=self.node.clock.monotonic() - sent,
+        )
+
+
+def _deserves_another_try(answer: Answer | CallFailure, entry: ToolEntry, server: Server) -> bool:
+    """A tool that says it may be repeated gets one more try when its instance died under it."""
+    return (
+        isinstance(answer, CallFailure)
+        and answer.reason is Reason.INSTANCE_DIED
+        and entry.safe_to_repeat
+        and server.spec.retry_calls == "annotated"
+    )
+
+
+def _reply_to(answer: Answer | CallFailure) -> tuple[CallReply, str]:
+    if isinstance(answer, CallFailure):
+        return failure_reply(answer), str(answer.reason)
+    if answer.result is not None:
+        return CallReply(result=answer.result), OK
+    return CallReply(error=answer.error), ERROR
+
+
+def _earliest(bound: float, deadline: float | None) -> float:
+    return bound if deadline is None else min(bound, deadline)

@@ -1,0 +1,375 @@
+"""One client's conversation in the legacy era, without I/O: a message in, a step out.
+
+A step is an answer, nothing, or a call to be made; the door writes what is to be written and runs what is to be
+run. One `Front` is one session: its requests in flight, its version, whether it wants to hear of changed lists. It is
+used on the loop's thread only. The modern era has no sessions; its front will share `CallStep` and `run_call`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+import msgspec
+from loguru import logger
+from msgspec import Raw
+
+from mcpv_node.actors.callers import Caller, Era
+from mcpv_node.actors.index_messages import SnapshotChanged
+from mcpv_node.actors.world import Selector, ToolView
+from mcpv_node.protocol import (
+    CALL,
+    CANCELLED,
+    INITIALIZE,
+    INITIALIZED,
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    LIST_TOOLS,
+    METHOD_NOT_FOUND,
+    PROGRESS,
+    Call,
+    CallFailure,
+    ClientHello,
+    Message,
+    Notification,
+    RawId,
+    Reason,
+    RemoteProtocolError,
+    Request,
+    encode_failure,
+    encode_notification,
+    encode_success,
+    initialize_result,
+    members,
+    negotiate,
+    parse_call,
+    parse_cancelled,
+    parse_initialize,
+    retoken_progress,
+)
+
+from .calls import RETRY_AFTER, CallControl, CallReply, failure_reply, perform_call
+from .services import DoorServices
+
+SERVER_NAME: Final = "mcpv-node"
+PING: Final = "ping"
+SET_LEVEL: Final = "logging/setLevel"
+LIST_CHANGED: Final = encode_notification("notifications/tools/list_changed")
+
+CAPABILITIES: Final = b'{"tools":{"listChanged":true},"logging":{}}'
+INSTRUCTIONS: Final = (
+    "The tools of several servers, each started when it is needed. The first call of a server that is not running "
+    "takes as long as its start. Errors with codes from -31001 on are the node's own; their data says why."
+)
+LOG_LEVELS: Final = frozenset(
+    {"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
+)
+
+# The name a client has until it says one.
+UNNAMED: Final = "unnamed"
+
+
+def make_caller(
+    principal: str, hello: ClientHello | None, *, conversation: str | None, key: str | None = None
+) -> Caller:
+    """Say who is calling: the one place where a `Caller` is made.
+
+    The routing key is the caller's own, else its session or connection, else who it is. A key that a client chose is
+    kept apart per principal: nobody reaches another's instance by guessing its key.
+    """
+    name = hello.name if hello is not None and hello.name else UNNAMED
+    if key is not None:
+        routing = f"key:{principal}:{key}"
+    elif conversation is not None:
+        routing = conversation
+    else:
+        routing = f"client:{principal}:{name}"
+    return Caller(principal=principal, client=name, key=routing, era=Era.LEGACY)
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerStep:
+    """Write this answer."""
+
+    data: bytes
+    is_error: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SilentStep:
+    """There is nothing to say: it was a notification or an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class CallStep:
+    """Run this call with `run_call`; it is in flight from now on."""
+
+    id: RawId
+    call: Call
+    caller: Caller
+    view: ToolView
+
+
+Step: TypeAlias = AnswerStep | SilentStep | CallStep
+
+SILENT: Final = SilentStep()
+
+
+class Front:
+    """See the module.
+
+    `load` counts the calls in flight of each principal at this door; `notify` is given what the session has to hear
+    without having asked.
+    """
+
+    def __init__(
+        self,
+        services: DoorServices,
+        *,
+        principal: str,
+        selector: Selector,
+        conversation: str,
+        load: Counter[str],
+        notify: Callable[[bytes], None],
+    ) -> None:
+        self.principal = principal
+        self.selector = selector
+        self.hello: ClientHello | None = None
+        self.version: str | None = None
+        self.log_level = "info"
+        self._services = services
+        self._conversation = conversation
+        self._load = load
+        self._notify = notify
+        self._caller = make_caller(principal, None, conversation=conversation)
+        self._initialized = False
+        self._flights: dict[RawId, CallControl] = {}
+        self._requests: dict[str, Callable[[Request], AnswerStep]] = {
+            INITIALIZE: self._on_initialize,
+            PING: self._on_ping,
+            LIST_TOOLS: self._on_list_tools,
+            SET_LEVEL: self._on_set_level,
+        }
+
+    @property
+    def client(self) -> str:
+        """What the client calls itself."""
+        return self._caller.client
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have not ended."""
+        return len(self._flights)
+
+    def receive(self, message: Message, *, key: str | None = None) -> Step:
+        """Take one message; `key` is a routing key that came beside it, in a header."""
+        if isinstance(message, Request):
+            return self._on_request(message, key)
+        if isinstance(message, Notification):
+            self._on_notification(message)
+        return SILENT
+
+    async def run_call(self, step: CallStep, emit: Callable[[bytes], None]) -> bytes | None:
+        """Make the call and return the answer; None when the client cancelled it. Runs in a task of its own.
+
+        `emit` gets the progress notifications on the way.
+        """
+        control = self._flights[step.id]
+        try:
+            if control.is_cancelled():
+                return None
+            reply = await self._make(step, control, emit)
+        except asyncio.CancelledError:
+            if control.is_cancelled():
+                return None
+            raise
+        except Exception as error:  # noqa: BLE001  (a request's border: the client gets no stack trace)
+            logger.bind(client=self.client).opt(exception=error).error("a call failed inside the node")
+            return encode_failure(step.id, code=INTERNAL_ERROR, message="internal error")
+        finally:
+            self.forget(step)
+        return None if control.is_cancelled() else reply.encode(step.id)
+
+    def forget(self, step: CallStep) -> None:
+        """The call is over, or was never run; run_call does this itself."""
+        if self._flights.pop(step.id, None) is not None:
+            self._load[self.principal] -= 1
+            if not self._load[self.principal]:
+                del self._load[self.principal]
+
+    def cancel_all(self, reason: str) -> None:
+        """The client is gone for good: nobody waits for its calls."""
+        for control in list(self._flights.values()):
+            control.cancel(reason)
+
+    def on_snapshot_changed(self, _: SnapshotChanged) -> None:
+        """What this session sees has changed; it hears of it once it has finished its handshake."""
+        if self._initialized:
+            self._notify(LIST_CHANGED)
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _on_request(self, request: Request, key: str | None) -> Step:
+        if request.id in self._flights:
+            return _refuse(request, INVALID_REQUEST, "a request with this id is in flight already")
+        if request.method == CALL:
+            return self._on_call(request, key) if self.version is not None else _too_early(request)
+        handler = self._requests.get(request.method)
+        if handler is None:
+            return _refuse(request, METHOD_NOT_FOUND, f"Method not found: {request.method}")
+        if self.version is None and request.method not in (INITIALIZE, PING):
+            return _too_early(request)
+        return handler(request)
+
+    def _on_initialize(self, request: Request) -> AnswerStep:
+        if self.version is not None:
+            return _refuse(request, INVALID_REQUEST, "this session has been initialized already")
+        try:
+            self.hello = parse_initialize(request.params)
+        except RemoteProtocolError as error:
+            return _refuse(request, INVALID_PARAMS, str(error))
+        self.version = negotiate(self.hello.version)
+        self._caller = make_caller(self.principal, self.hello, conversation=self._conversation)
+        return AnswerStep(
+            encode_success(
+                request.id,
+                initialize_result(
+                    self.version,
+                    name=SERVER_NAME,
+                    server_version=self._services.version,
+                    capabilities=CAPABILITIES,
+                    instructions=INSTRUCTIONS,
+                ),
+            )
+        )
+
+    def _on_ping(self, request: Request) -> AnswerStep:
+        return AnswerStep(encode_success(request.id, b"{}"))
+
+    def _on_set_level(self, request: Request) -> AnswerStep:
+        level = _text_member(request.params, "level")
+        if level not in LOG_LEVELS:
+            return _refuse(request, INVALID_PARAMS, f"level is not one of {', '.join(sorted(LOG_LEVELS))}")
+        self.log_level = level
+        return AnswerStep(encode_success(request.id, b"{}"))
+
+    def _on_list_tools(self, request: Request) -> AnswerStep:
+        view = self._view()
+        page = view.page(0)
+        if request.params is not None and (cursor := _member(request.params, "cursor")) is not None:
+            number = _page_number(cursor, view.etag)
+            page = None if number is None else view.page(number)
+        if page is None:
+            return _refuse(request, INVALID_PARAMS, "the cursor is unknown, or the list has changed since")
+        return AnswerStep(encode_success(request.id, page))
+
+    def _on_call(self, request: Request, key: str | None) -> Step:
+        try:
+            call = parse_call(request.params)
+        except RemoteProtocolError as error:
+            return _refuse(request, INVALID_PARAMS, str(error))
+        view = self._view()
+        entry = view.targets.get(call.name)
+        if entry is None:
+            return _refuse(request, INVALID_PARAMS, f"Unknown tool: {call.name}")
+        limits = self._services.node.settings.limits
+        if (
+            len(self._flights) >= limits.in_flight_per_session
+            or self._load[self.principal] >= limits.in_flight_per_principal
+        ):
+            return _overloaded(request, entry.server)
+        self._flights[request.id] = CallControl()
+        self._load[self.principal] += 1
+        own_key = call.key if call.key is not None else key
+        caller = self._caller
+        if own_key is not None:
+            caller = make_caller(self.principal, self.hello, conversation=self._conversation, key=own_key)
+        return CallStep(id=request.id, call=call, caller=caller, view=view)
+
+    async def _make(self, step: CallStep, control: CallControl, emit: Callable[[bytes], None]) -> CallReply:
+        token = step.call.progress_token
+
+        def on_progress(params: Raw) -> None:
+            if token is not None and not control.is_cancelled():
+                emit(encode_notification(PROGRESS, retoken_progress(params, token)))
+
+        return await perform_call(
+            self._services.node,
+            step.caller,
+            step.view,
+            step.call,
+            control=control,
+            on_progress=None if token is None else on_progress,
+        )
+
+    def _view(self) -> ToolView:
+        return self._services.visibility.view(self._services.node.world.world, self.selector)
+
+    # --- notifications --------------------------------------------------------------------------
+
+    def _on_notification(self, notification: Notification) -> None:
+        if notification.method == INITIALIZED:
+            self._initialized = self.version is not None
+        elif notification.method == CANCELLED:
+            self._on_cancelled(notification.params)
+        # What else a client tells is of no use to us, and no answer is allowed.
+
+    def _on_cancelled(self, params: Raw | None) -> None:
+        try:
+            control = self._flights.get(parse_cancelled(params))
+        except RemoteProtocolError:
+            return
+        if control is not None:
+            control.cancel(_text_member(params, "reason") or "the client cancelled")
+
+
+def _refuse(request: Request, code: int, message: str) -> AnswerStep:
+    return AnswerStep(encode_failure(request.id, code=code, message=message), is_error=True)
+
+
+def _too_early(request: Request) -> AnswerStep:
+    return _refuse(request, INVALID_REQUEST, f"{request.method} came before initialize")
+
+
+def _overloaded(request: Request, server: str) -> AnswerStep:
+    failure = CallFailure(
+        reason=Reason.OVERLOADED,
+        message="too many calls of this client are in flight",
+        server=server,
+        executed="no",
+        retry_after=RETRY_AFTER,
+    )
+    return AnswerStep(failure_reply(failure).encode(request.id), is_error=True)
+
+
+def _page_number(cursor: Raw, etag: str) -> int | None:
+    """The page a cursor of ours means in the list with this ETag; never the first, which has none."""
+    try:
+        text = msgspec.json.decode(cursor, type=str)
+    except msgspec.DecodeError:
+        return None
+    list_etag, _, number = text.rpartition(".")
+    # Ten digits: more pages than any list has, and no number that takes long to read.
+    if list_etag != etag or not number.isascii() or not number.isdigit() or len(number) > 10:
+        return None
+    return int(number) or None
+
+
+def _member(params: Raw, name: str) -> Raw | None:
+    """One member of the params, unless it is not there or null."""
+    raw = members(params).get(name)
+    return None if raw is None or bytes(raw) == b"null" else raw
+
+
+def _text_member(params: Raw | None, name: str) -> str | None:
+    raw = None if params is None else _member(params, name)
+    if raw is None:
+        return None
+    try:
+        return msgspec.json.decode(raw, type=str)
+    except msgspec.DecodeError:
+        return None

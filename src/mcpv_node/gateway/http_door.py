@@ -1,0 +1,262 @@
+"""The HTTP door as an actor: it owns the socket, the HTTP server on it and every connection.
+
+It has started once clients can connect. The REST application is loaded after that, on a thread, because it takes a
+fraction of a second that MCP clients need not wait. Asked to stop, it accepts nothing more, ends the streams that
+would stay open by themselves, and ends when the calls in hand have been answered or the bound for them is over.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import socket
+from collections.abc import Callable, Generator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TypeAlias, cast
+
+import uvicorn
+from loguru import logger
+
+from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
+from mcpv_node.settings import parse_address
+
+from .asgi import AsgiApp
+from .auth import check_exposure
+from .http import HttpApp
+from .services import DoorServices
+from .sessions import SessionsMessage
+
+# What a server may need for the calls it has when it is drained, by default; `drainTimeoutSeconds` may say more.
+DRAIN_BOUND = 30.0
+
+# After the bound, what is left is cancelled; its answers need this long to get out (seconds).
+LAST_WORDS = 1.0
+
+# A client comes back to its connection for less than this long; then it is closed (seconds).
+IDLE_CONNECTION = 75
+
+# As many clients may connect in one turn of the loop; the kernel has a bound of its own.
+ACCEPT_QUEUE = 1024
+
+
+class DoorError(Exception):
+    """A door cannot be opened; the sentence names its address and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Open:
+    """The server accepts connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class _RestLoaded:
+    outcome: AsgiApp | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Served:
+    """The server has ended, and every connection with it."""
+
+    outcome: Exception | None
+
+
+@dataclass(frozen=True, slots=True)
+class _DrainEnded:
+    """The bound for calls in hand is over."""
+
+
+HttpDoorMessage: TypeAlias = _Open | _RestLoaded | _Served | _DrainEnded
+
+
+@dataclass(frozen=True, slots=True)
+class BoundAddress:
+    """Where the door stands; the next incarnation opens it at the same place."""
+
+    host: str
+    port: int
+
+
+class HttpDoor(LoopActor[BoundAddress]):
+    """See the module. `on_bound` hears the base URL with the real port."""
+
+    def __init__(
+        self,
+        services: DoorServices,
+        sessions: Handle[SessionsMessage],
+        *,
+        on_bound: Callable[[str], None],
+        drain_bound: float = DRAIN_BOUND,
+    ) -> None:
+        super().__init__()
+        self._services = services
+        self._sessions = sessions
+        self._on_bound = on_bound
+        self._drain_bound = drain_bound
+        self._app: HttpApp | None = None
+        self._server: _Server | None = None
+        self._stopping = False
+
+    def on_start(self, estate: BoundAddress | None = None) -> None:
+        listen = self._services.node.settings.listen
+        configured = parse_address(listen.http)
+        if configured is None:
+            raise DoorError(f"listen.http: {listen.http} is not HOST:PORT")
+        host, port = configured
+        check_exposure(host, has_tokens=self._services.tokens is not None)
+        listener = bind_tcp(host, estate.port if estate is not None else port)
+        self.estate = BoundAddress(host, int(listener.getsockname()[1]))
+        app = self._app = HttpApp(self._services, self._sessions, bound=host)
+        me: Handle[HttpDoorMessage] = Handle(self.cell)
+        self._server = _Server(
+            uvicorn.Config(
+                app,
+                http="httptools",
+                ws="none",
+                lifespan="off",
+                interface="asgi3",
+                log_config=None,
+                log_level="warning",
+                access_log=False,
+                server_header=False,
+                # The peer's word about who it is would be taken for the truth.
+                proxy_headers=False,
+                backlog=ACCEPT_QUEUE,
+                timeout_keep_alive=IDLE_CONNECTION,
+                ssl_certfile=None if listen.tls is None else listen.tls.cert,
+                ssl_keyfile=None if listen.tls is None else listen.tls.key,
+            ),
+            listener,
+            on_open=lambda: me.tell(_Open()),
+        )
+        self.hold_start()
+        self.run(self._server.serve([listener]), _served)
+
+    def on_shutdown(self) -> None:
+        self._stopping = True
+        if self._server is None or self._app is None:
+            self.exit(Shutdown())
+            return
+        self._app.close()
+        self._server.should_exit = True
+        self.after(self._drain_bound, _DrainEnded())
+
+    def on_exit(self, reason: ExitReason) -> None:
+        if self._server is not None:
+            self._server.abort()
+
+    @handles(_Open)
+    def _on_open(self, _: _Open) -> None:
+        assert self.estate is not None  # on_start has bound it
+        scheme = "http" if self._services.node.settings.listen.tls is None else "https"
+        host = f"[{self.estate.host}]" if ":" in self.estate.host else self.estate.host
+        url = f"{scheme}://{host}:{self.estate.port}"
+        logger.bind(url=url).info("the HTTP door is open")
+        self._on_bound(url)
+        self.started()
+        self.run(load_rest(self._services), _rest_loaded)
+
+    @handles(_RestLoaded)
+    def _on_rest_loaded(self, message: _RestLoaded) -> None:
+        if isinstance(message.outcome, Exception):
+            # MCP goes on without it; what is asked of it is answered 503.
+            logger.opt(exception=message.outcome).error("the REST application cannot be loaded")
+        elif self._app is not None:
+            self._app.mount_rest(message.outcome)
+
+    @handles(_DrainEnded)
+    def _on_drain_ended(self, _: _DrainEnded) -> None:
+        if self._server is not None:
+            self._server.cancel_requests()
+            self.after(LAST_WORDS, _Served(None))
+
+    @handles(_Served)
+    def _on_served(self, message: _Served) -> None:
+        if self._stopping:
+            self.exit(Shutdown())
+        else:
+            raise DoorError(f"the HTTP server ended by itself: {message.outcome!r}")
+
+
+class _Server(uvicorn.Server):
+    """uvicorn's server inside an actor: signals are not its own, and it can be ended at once."""
+
+    def __init__(
+        self, config: uvicorn.Config, listener: socket.socket, *, on_open: Callable[[], None]
+    ) -> None:
+        super().__init__(config)
+        self._listener = listener
+        self._on_open = on_open
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._on_open()
+
+    def cancel_requests(self) -> None:
+        """Nothing more is waited for."""
+        for task in list(self.server_state.tasks):
+            task.cancel()
+
+    def abort(self) -> None:
+        """Leave nothing open, whatever state it is in."""
+        self.should_exit = self.force_exit = True
+        for server in getattr(self, "servers", []):
+            server.close()
+        self._listener.close()
+        self.cancel_requests()
+        for connection in list(self.server_state.connections):
+            transport = cast("asyncio.Transport | None", connection.transport)
+            if transport is not None:
+                transport.abort()
+
+
+def bind_tcp(host: str, port: int) -> socket.socket:
+    """A socket bound to this address, not listening yet. Port 0 takes any that is free."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+    except OSError as error:
+        raise DoorError(f"listen.http: {host} is no address of this machine: {error.strerror}") from error
+    listener = socket.socket(family, kind, protocol)
+    try:
+        # A port whose last connections are still fading away is free; one that is listened on is not.
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.setblocking(False)
+        listener.bind(address)
+        # Here, not when the server begins: of two nodes, the second must fail to start.
+        listener.listen(ACCEPT_QUEUE)
+    except OSError as error:
+        listener.close()
+        raise DoorError(
+            f"listen.http: {host}:{port} cannot be had: {os.strerror(error.errno or 0)}"
+        ) from error
+    return listener
+
+
+async def load_rest(services: DoorServices) -> AsgiApp:
+    """Import and make the REST application on a thread that ends with it."""
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mcpv-rest")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(executor, _make_rest, services)
+    finally:
+        executor.shutdown(wait=False)
+
+
+def _make_rest(services: DoorServices) -> AsgiApp:
+    rest = importlib.import_module("mcpv_node.gateway.rest")
+    return cast("AsgiApp", rest.create_rest_app(services))
+
+
+def _served(outcome: Exception | None) -> _Served:
+    return _Served(outcome)
+
+
+def _rest_loaded(outcome: AsgiApp | Exception) -> _RestLoaded:
+    return _RestLoaded(outcome)

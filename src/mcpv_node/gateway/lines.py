@@ -1,0 +1,471 @@
+"""The line door: MCP as JSON-RPC lines on a unix socket, for programs of this user on this machine.
+
+A connection opens with one line, `{"mcpv": 1}`, which may name a `server`, `tags` or a `profile`; after it, both sides
+speak MCP, one message a line. The kernel says who is calling, so there is no token. The connection is the client:
+when it is gone, its calls are cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import os
+import select
+import socket
+import stat
+import struct
+import sys
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, TypeAlias, cast
+
+import msgspec
+from loguru import logger
+
+from mcpv_node.actors.index_messages import Join, Leave
+from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
+from mcpv_node.actors.world import Selector
+from mcpv_node.protocol import (
+    INVALID_REQUEST,
+    PARSE_ERROR,
+    EnvelopeError,
+    Line,
+    LineFramer,
+    Overlong,
+    encode_failure,
+    guess_id,
+    parse_message,
+)
+from mcpv_node.settings import ServerName
+from mcpv_node.telemetry import EventKind
+
+from .front import AnswerStep, CallStep, Front
+from .http_door import DRAIN_BOUND, DoorError
+from .services import DoorServices, new_consumer_id
+
+SOCKET_NAME: Final = "node.sock"
+HELLO_VERSION: Final = 1
+
+# A program says hello as its first act; one that does not only holds a place (seconds).
+HELLO_BOUND = 10.0
+
+# A script that pipes its requests in and closes its side still reads the answers. A client that is gone closes its
+# side, too, and where a byte pipe stands between us, that is all we see: so not for long (seconds).
+LINGER = 2.0
+
+# A reader that has left so much unread gets no notifications; answers still go out.
+QUIET_ABOVE = 1024 * 1024
+
+# Past this it does not read at all, and its connection is closed: what it is owed would fill our memory.
+MAX_UNREAD = 64 * 1024 * 1024
+
+# How long a socket that somebody left behind may take to refuse us (seconds); refusing needs nobody's help.
+PROBE_BOUND = 1.0
+
+DOOR: Final = "lines"
+ERA: Final = "legacy"
+
+_connection_numbers = itertools.count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    outcome: asyncio.Server | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Idle:
+    """A connection has no calls in flight any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class _DrainEnded:
+    """The bound for calls in hand is over."""
+
+
+LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded
+
+
+class LinesDoor(LoopActor[None]):
+    """See the module. `path` is the socket's; a stale one is replaced, a living one refuses the start."""
+
+    def __init__(self, services: DoorServices, path: Path, *, drain_bound: float = DRAIN_BOUND) -> None:
+        super().__init__()
+        self._services = services
+        self._path = path
+        self._drain_bound = drain_bound
+        self._listener: socket.socket | None = None
+        self._server: asyncio.Server | None = None
+        self._inode: int | None = None
+        self._load: Counter[str] = Counter()
+        self._connections: set[LineConnection] = set()
+        self._stopping = False
+
+    def on_start(self, estate: None = None) -> None:
+        self._listener = bind_unix(self._path)
+        self._inode = self._path.stat().st_ino
+        loop = self.cell.system.loop
+        self.hold_start()
+        self.run(
+            loop.create_unix_server(self._connect, sock=self._listener),
+            _Listening,
+        )
+
+    def on_shutdown(self) -> None:
+        self._stopping = True
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.drain()
+        self.after(self._drain_bound, _DrainEnded())
+        self._end_when_idle()
+
+    def on_exit(self, reason: ExitReason) -> None:
+        self._stop_listening()
+        for connection in list(self._connections):
+            connection.end("the node stops")
+
+    @handles(_Listening)
+    def _on_listening(self, message: _Listening) -> None:
+        if isinstance(message.outcome, Exception):
+            raise DoorError(f"{self._path}: {message.outcome}")
+        self._server = message.outcome
+        if self._stopping:
+            self._stop_listening()
+            return
+        logger.bind(socket=str(self._path)).info("the line door is open")
+        self.started()
+
+    @handles(_Idle)
+    def _on_idle(self, _: _Idle) -> None:
+        self._end_when_idle()
+
+    @handles(_DrainEnded)
+    def _on_drain_ended(self, _: _DrainEnded) -> None:
+        self.exit(Shutdown())
+
+    def _connect(self) -> LineConnection:
+        me: Handle[LinesDoorMessage] = Handle(self.cell)
+        return LineConnection(
+            self._services,
+            load=self._load,
+            peers=self._connections,
+            on_idle=lambda: me.tell(_Idle()) if self._stopping else None,
+        )
+
+    def _end_when_idle(self) -> None:
+        if self._stopping and not any(connection.in_flight for connection in self._connections):
+            self.exit(Shutdown())
+
+    def _stop_listening(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        if self._listener is not None:
+            self._listener.close()
+        # Another node may have put its own there.
+        with suppress(OSError):
+            if self._inode is not None and self._path.stat().st_ino == self._inode:
+                self._path.unlink()
+        self._inode = None
+
+
+class LineConnection(asyncio.Protocol):
+    """One client on one connection. Everything here runs on the loop's thread and belongs to the door."""
+
+    def __init__(
+        self,
+        services: DoorServices,
+        *,
+        load: Counter[str],
+        peers: set[LineConnection],
+        on_idle: Callable[[], None],
+    ) -> None:
+        self._services = services
+        self._limits = services.node.settings.limits
+        self._load = load
+        self._peers = peers
+        self._on_idle = on_idle
+        self._framer = LineFramer(self._limits.line_bytes)
+        self._consumer = new_consumer_id()
+        self._number = next(_connection_numbers)
+        self._principal = ""
+        self._front: Front | None = None
+        self._transport: asyncio.Transport | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._tasks: set[asyncio.Task[bytes | None]] = set()
+        self._draining = False
+        self._ended = False
+
+    @property
+    def in_flight(self) -> int:
+        """How many calls have not been answered."""
+        return len(self._tasks)
+
+    def drain(self) -> None:
+        """Take nothing new; answer what is in hand."""
+        self._draining = True
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def end(self, reason: str) -> None:
+        """Nobody is there any more, or nobody shall be: cancel the calls and close."""
+        if self._ended:
+            return
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._front is not None:
+            self._front.cancel_all(reason)
+        if self._transport is not None:
+            self._transport.close()
+            if self._transport.get_write_buffer_size():
+                # What it has not read by now it may have no more: a close would wait for it for ever.
+                self._transport.abort()
+
+    # --- what the loop calls --------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast("asyncio.Transport", transport)
+        uid = peer_uid(self._transport)
+        if uid is None or uid not in (os.getuid(), 0):
+            self._refuse("this node belongs to another user")
+        elif len(self._peers) >= self._limits.sessions:
+            self._refuse("there are too many connections")
+        else:
+            self._principal = f"local:{uid}"
+            self._peers.add(self)
+            self._count()
+            loop = self._services.node.system.loop
+            self._timer = loop.call_later(HELLO_BOUND, self.end, "it said no hello")
+
+    def data_received(self, data: bytes) -> None:
+        for item in self._framer.feed(data):
+            if self._ended:
+                return
+            if isinstance(item, Overlong):
+                self._write_error(
+                    PARSE_ERROR, f"a line is longer than {self._limits.line_bytes} bytes", head=item.head
+                )
+            elif self._front is None:
+                self._on_hello(item)
+            else:
+                self._on_line(self._front, item)
+
+    def eof_received(self) -> bool:
+        transport = self._transport
+        if self._ended or transport is None or not self._tasks or is_hung_up(transport):
+            self.end("the client is gone")
+            return False
+        self._timer = self._services.node.system.loop.call_later(
+            LINGER, self.end, "the client closed its side"
+        )
+        self._draining = True
+        return True
+
+    def pause_writing(self) -> None:
+        # Who does not read answers may not ask more.
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        if self._transport is not None and not self._transport.is_closing() and not self._draining:
+            self._transport.resume_reading()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.end("the client is gone")
+        if self in self._peers:
+            self._peers.discard(self)
+            self._count()
+        if self._front is not None:
+            node = self._services.node
+            node.subscribers.tell(Leave(self._consumer))
+            node.tell_event(EventKind.SESSION_CLOSED, client=self._front.client, cause=DOOR)
+        self._on_idle()
+
+    # --- lines ----------------------------------------------------------------------------------
+
+    def _on_hello(self, line: Line) -> None:
+        try:
+            wanted = parse_hello(line.data)
+        except ValueError as error:
+            self._refuse(str(error))
+            return
+        node = self._services.node
+        selector = self._services.visibility.resolve(node.world.world, wanted)
+        if selector is None:
+            kind = "profile" if wanted.profile is not None else "server"
+            self._refuse(f"there is no {kind} named {wanted.profile or wanted.server}")
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._front = Front(
+            self._services,
+            principal=self._principal,
+            selector=selector,
+            conversation=f"line:{node.boot}:{self._number}",
+            load=self._load,
+            notify=self._write_if_read,
+        )
+        node.subscribers.tell(Join(self._consumer, selector, self._front.on_snapshot_changed))
+        node.tell_event(EventKind.SESSION_OPENED, client=self._principal, cause=DOOR)
+
+    def _on_line(self, front: Front, line: Line) -> None:
+        try:
+            message = parse_message(line.data, depth=self._limits.depth)
+        except EnvelopeError as error:
+            self._write(encode_failure(error.id, code=error.code, message=error.message))
+            return
+        step = front.receive(message)
+        if isinstance(step, AnswerStep):
+            self._write(step.data)
+        elif isinstance(step, CallStep):
+            self._run(front, step)
+
+    def _run(self, front: Front, step: CallStep) -> None:
+        loop = self._services.node.system.loop
+        task = loop.create_task(front.run_call(step, self._write_if_read))
+        self._tasks.add(task)
+
+        def ended(done: asyncio.Task[bytes | None]) -> None:
+            # A task that is cancelled before its first step never comes to its own end.
+            front.forget(step)
+            self._tasks.discard(done)
+            reply = None if done.cancelled() else done.result()
+            if reply is not None:
+                self._write(reply)
+            if not self._tasks:
+                self._on_quiet()
+
+        task.add_done_callback(ended)
+
+    def _on_quiet(self) -> None:
+        """All that was asked has been answered."""
+        if self._draining and self._transport is not None:
+            # Closes once everything is written; a reader that does not read meets the timer, or the door's bound.
+            self._transport.close()
+        self._on_idle()
+
+    def _refuse(self, reason: str) -> None:
+        self._write_error(INVALID_REQUEST, reason)
+        self._ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._transport is not None:
+            self._transport.close()
+
+    def _write_error(self, code: int, message: str, *, head: bytes = b"") -> None:
+        self._write(encode_failure(guess_id(head), code=code, message=message))
+
+    def _write_if_read(self, notification: bytes) -> None:
+        """Notifications are for who keeps up."""
+        if self._transport is not None and self._transport.get_write_buffer_size() < QUIET_ABOVE:
+            self._write(notification)
+
+    def _write(self, message: bytes) -> None:
+        transport = self._transport
+        if transport is None or transport.is_closing():
+            return
+        transport.write(message + b"\n")
+        if transport.get_write_buffer_size() > MAX_UNREAD:
+            logger.bind(client=self._principal).warning("a client does not read its answers; it is let go")
+            self.end("the client does not read")
+
+    def _count(self) -> None:
+        self._services.node.metrics.sessions(DOOR, ERA).set(len(self._peers))
+
+
+def parse_hello(line: bytes) -> Selector:
+    """What a client asks for with its first line; ValueError says what is wrong with it."""
+    try:
+        hello = msgspec.json.decode(line, type=_Hello)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f'the first line is not {{"mcpv": 1}} with a selector: {error}') from None
+    if hello.mcpv != HELLO_VERSION:
+        raise ValueError(f"this node speaks version {HELLO_VERSION} of its line protocol, not {hello.mcpv}")
+    if sum(part is not None for part in (hello.server, hello.tags, hello.profile)) > 1:
+        raise ValueError("server, tags and profile exclude each other")
+    tags = None if hello.tags is None else [tag.strip().lower() for tag in hello.tags]
+    if tags is not None and not all(tags):
+        raise ValueError("an empty tag selects nothing")
+    return Selector(
+        server=None if hello.server is None else ServerName(hello.server),
+        tags=frozenset(tags) if tags else None,
+        profile=hello.profile,
+    )
+
+
+class _Hello(msgspec.Struct, frozen=True):
+    mcpv: int
+    server: str | None = None
+    tags: list[str] | None = None
+    profile: str | None = None
+
+
+def bind_unix(path: Path) -> socket.socket:
+    """A socket at `path` that only its user can open. One that nobody answers on is replaced."""
+    _remove_stale(path)
+    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        listener.setblocking(False)
+        listener.bind(str(path))
+        # Nobody can connect before it listens, so nobody comes in between.
+        os.chmod(path, 0o600)
+        listener.listen()
+    except OSError as error:
+        listener.close()
+        why = "the path is too long for a socket" if error.errno is None else error.strerror
+        raise DoorError(f"{path}: the line door cannot be opened: {why}") from error
+    return listener
+
+
+def _remove_stale(path: Path) -> None:
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise DoorError(f"{path}: there is something else where the line door should be")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(PROBE_BOUND)
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            # Full or slow, it is alive.
+            if error.errno not in (errno.EAGAIN, errno.EINPROGRESS) and not isinstance(error, TimeoutError):
+                raise DoorError(f"{path}: {error.strerror}") from error
+    raise DoorError(f"{path}: another node answers there")
+
+
+def peer_uid(transport: asyncio.BaseTransport) -> int | None:
+    """Which user's process is at the other end, by the kernel's word; None where it does not say."""
+    with _own_socket(transport) as connection:
+        try:
+            if sys.platform == "darwin":
+                # struct xucred {u_int version; uid_t uid; ...}, with SOL_LOCAL 0 and LOCAL_PEERCRED 1.
+                credentials = connection.getsockopt(0, 1, 76)
+                return int(struct.unpack("=II", credentials[:8])[1])
+            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            return int(struct.unpack("3i", credentials)[1])
+        except OSError:
+            return None
+
+
+def is_hung_up(transport: asyncio.BaseTransport) -> bool:
+    """Whether the other end is closed in both directions: nobody will read there any more."""
+    with _own_socket(transport) as connection:
+        poll = select.poll()
+        poll.register(connection, select.POLLOUT)
+        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
+
+
+def _own_socket(transport: asyncio.BaseTransport) -> socket.socket:
+    """The transport's socket under a descriptor of our own: a transport lends its own to nobody."""
+    return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))

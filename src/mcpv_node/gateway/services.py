@@ -1,0 +1,64 @@
+"""What the doors need of the node: handed to them by the composition root, frozen.
+
+The doors know nothing of supervisors: the tree comes as plain data, and stopping is a function.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+
+from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.index_messages import ConsumerId
+
+from .auth import TokenTable
+from .visibility import Visibility
+
+_consumer_numbers = itertools.count(1)
+
+
+def new_consumer_id() -> ConsumerId:
+    """An id no other consumer of the doors has."""
+    return ConsumerId(next(_consumer_numbers))
+
+
+@dataclass(frozen=True, slots=True)
+class TreeData:
+    """One place in the tree and what is below it."""
+
+    id: str
+    kind: str
+    state: str
+    restarts: int
+    since: datetime
+    children: tuple[TreeData, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class NodeInfo:
+    """Where and what the node is: the content of `node.json`."""
+
+    pid: int
+    start_time: str  # by the kernel's clock, so that a reused pid is not mistaken for us
+    version: str
+    http: str | None
+    socket: str | None
+    token_file: str | None
+    config_path: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class DoorServices:
+    """See the module."""
+
+    node: NodeContext
+    visibility: Visibility
+    tokens: TokenTable | None  # None: nobody needs one; on loopback only
+    version: str
+    tree: Callable[[], TreeData]
+    info: Callable[[], NodeInfo]
+    request_stop: Callable[[], None]
+    is_ready: Callable[[], bool]
+    is_alive: Callable[[], bool]

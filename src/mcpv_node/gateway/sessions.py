@@ -1,0 +1,260 @@
+"""The legacy sessions of the HTTP door: who has one, whose it is, and when it ends.
+
+A session ends when its client ends it, or when nothing was in flight for `limits.sessionIdleSeconds`; an open stream
+counts as in flight. Its id is 192 random bits and is worth nothing to another principal, nor on another path.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections import Counter
+from dataclasses import dataclass
+from typing import NewType, TypeAlias
+
+from mcpv_node.actors.index_messages import ConsumerId, Join, Leave
+from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, LoopActor, Request, answers, handles
+from mcpv_node.actors.world import Selector
+from mcpv_node.protocol import Request as RpcRequest
+from mcpv_node.telemetry import EventKind
+
+from .front import AnswerStep, Front
+from .outbox import Outbox
+from .services import DoorServices, new_consumer_id
+
+SessionId = NewType("SessionId", str)
+
+# The specification asks for what cannot be guessed; 128 bits are enough for that.
+SESSION_ID_BYTES = 24
+
+# What a session may have to hear while it has no stream open: at most a word per kind of list.
+UNHEARD = 16
+
+# How late an idle session may be found (seconds); short limits are looked at more often.
+SWEEP_SECONDS = 30.0
+SWEEPS_PER_LIMIT = 4
+
+DOOR = "http"
+ERA = "legacy"
+
+
+class Session:
+    """One client's session: its conversation and the stream for what it did not ask for."""
+
+    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "outbox", "users")
+
+    def __init__(self, session_id: SessionId, *, now: float) -> None:
+        self.id = session_id
+        self.consumer: ConsumerId = new_consumer_id()
+        self.outbox = Outbox(UNHEARD)
+        self.front: Front
+        self.ended = False
+        self.users = 0  # requests and streams that are open now
+        self.idle_since = now
+
+    def notify(self, message: bytes) -> None:
+        """Leave a notification for the stream; the same one once is enough."""
+        self.outbox.put_once(message)
+
+    def take_stream(self) -> Outbox:
+        """Give the stream to a new reader. There is one; who had it before reads its end.
+
+        The newest wins, because a client that lost its network opens a second one long before we learn that the
+        first is dead.
+        """
+        former = self.outbox
+        self.outbox = Outbox(UNHEARD)
+        for message in former.take_all():
+            self.outbox.put(message)
+        former.close()
+        return self.outbox
+
+    def leave_stream(self, stream: Outbox) -> None:
+        """The reader has gone; what follows waits for the next one."""
+        if self.outbox is stream and not self.ended:
+            self.take_stream()
+
+    def end(self, reason: str) -> None:
+        """Nobody is there any more: end the stream and the calls."""
+        self.ended = True
+        self.outbox.close()
+        self.front.cancel_all(reason)
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session exists; this is the answer to its initialize."""
+
+    session: Session
+    answer: AnswerStep
+
+
+@dataclass(frozen=True, slots=True)
+class NotOpened:
+    """The initialize was not good; nothing was registered. `answer` None: there are too many sessions."""
+
+    answer: AnswerStep | None
+
+
+@dataclass(frozen=True, slots=True)
+class Open(Request[Opened | NotOpened]):
+    """Open a session with this initialize request."""
+
+    principal: str
+    selector: Selector
+    initialize: RpcRequest
+
+
+@dataclass(frozen=True, slots=True)
+class Attach(Request[Session | None]):
+    """Use a session for one request or stream; None when there is none for this principal and selector.
+
+    Everyone who was given the session tells `Detach` when done.
+    """
+
+    id: SessionId
+    principal: str
+    selector: Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Detach:
+    """The request or stream has ended."""
+
+    id: SessionId
+
+
+@dataclass(frozen=True, slots=True)
+class Close(Request[bool]):
+    """End a session because its client says so; False when it is not there, or not the client's."""
+
+    id: SessionId
+    principal: str
+    selector: Selector
+
+
+@dataclass(frozen=True, slots=True)
+class Expire:
+    """End what has been idle for too long."""
+
+
+@dataclass(frozen=True, slots=True)
+class CountSessions(Request[int]):
+    """How many there are."""
+
+
+SessionsMessage: TypeAlias = Open | Attach | Detach | Close | Expire | CountSessions
+
+
+class Sessions(LoopActor[dict[SessionId, Session]]):
+    """Owner of the table. Each handler changes it by one assignment or one deletion, as its last act.
+
+    So the table itself can be the estate: it is whole after a crash, and a copy per opened session would cost more
+    than everything else a session does.
+    """
+
+    def __init__(self, services: DoorServices) -> None:
+        super().__init__()
+        self._services = services
+        self._node = services.node
+        self._load: Counter[str] = Counter()
+        self._sessions: dict[SessionId, Session] = {}
+
+    def on_start(self, estate: dict[SessionId, Session] | None = None) -> None:
+        self._sessions = {} if estate is None else estate
+        self.estate = self._sessions
+        self._count()
+        self._sweep_later()
+
+    def on_exit(self, reason: ExitReason) -> None:
+        if isinstance(reason, Crashed | Killed):
+            return
+        for session in list(self._sessions.values()):
+            self._end(session, "the node stops")
+
+    @answers(Open)
+    def _on_open(self, request: Open) -> Opened | NotOpened:
+        limit = self._node.settings.limits.sessions
+        if len(self._sessions) >= limit:
+            self._expire()
+        if len(self._sessions) >= limit:
+            return NotOpened(None)
+        session = Session(
+            SessionId(secrets.token_urlsafe(SESSION_ID_BYTES)), now=self._node.clock.monotonic()
+        )
+        session.front = Front(
+            self._services,
+            principal=request.principal,
+            selector=request.selector,
+            conversation=f"session:{session.id}",
+            load=self._load,
+            notify=session.notify,
+        )
+        step = session.front.receive(request.initialize)
+        if not isinstance(step, AnswerStep) or step.is_error:
+            return NotOpened(step if isinstance(step, AnswerStep) else None)
+        session.users = 1
+        self._node.subscribers.tell(
+            Join(session.consumer, request.selector, session.front.on_snapshot_changed)
+        )
+        self._node.tell_event(EventKind.SESSION_OPENED, client=session.front.client, cause=DOOR)
+        self._sessions[session.id] = session
+        self._count()
+        return Opened(session, step)
+
+    @answers(Attach)
+    def _on_attach(self, request: Attach) -> Session | None:
+        session = self._find(request.id, request.principal, request.selector)
+        if session is not None:
+            session.users += 1
+        return session
+
+    @handles(Detach)
+    def _on_detach(self, message: Detach) -> None:
+        session = self._sessions.get(message.id)
+        if session is not None:
+            session.users -= 1
+            session.idle_since = self._node.clock.monotonic()
+
+    @answers(Close)
+    def _on_close(self, request: Close) -> bool:
+        session = self._find(request.id, request.principal, request.selector)
+        if session is not None:
+            self._end(session, "the client closed it")
+        return session is not None
+
+    @handles(Expire)
+    def _on_expire(self, _: Expire) -> None:
+        self._expire()
+        self._sweep_later()
+
+    @answers(CountSessions)
+    def _on_count(self, _: CountSessions) -> int:
+        return len(self._sessions)
+
+    def _find(self, session_id: SessionId, principal: str, selector: Selector) -> Session | None:
+        session = self._sessions.get(session_id)
+        if session is None or session.front.principal != principal or session.front.selector != selector:
+            return None
+        return session
+
+    def _expire(self) -> None:
+        oldest = self._node.clock.monotonic() - self._node.settings.limits.session_idle_seconds
+        for session in list(self._sessions.values()):
+            if not session.users and session.idle_since <= oldest:
+                self._end(session, "nothing was in flight for too long")
+
+    def _end(self, session: Session, reason: str) -> None:
+        session.end(reason)
+        self._node.subscribers.tell(Leave(session.consumer))
+        self._node.tell_event(
+            EventKind.SESSION_CLOSED, client=session.front.client, reason=reason, cause=DOOR
+        )
+        del self._sessions[session.id]
+        self._count()
+
+    def _sweep_later(self) -> None:
+        limit = self._node.settings.limits.session_idle_seconds
+        self.after(min(SWEEP_SECONDS, limit / SWEEPS_PER_LIMIT), Expire())
+
+    def _count(self) -> None:
+        self._node.metrics.sessions(DOOR, ERA).set(len(self._sessions))

@@ -1,0 +1,564 @@
+"""The composition root: every child spec of the tree on one screen, and the life of a node from start to stop.
+
+    node             one_for_one
+    ├── guard        ends what outlives the node
+    ├── events       ring, logs
+    ├── store        catalog files
+    ├── index        the tool catalog
+    ├── subscribers  who hears of its changes
+    ├── init         one group for each server type: its instances, then the server type
+    ├── bootstrap    one probe for each spec key not learnt yet
+    └── gateway      sessions, http, lines
+
+Started from top to bottom, stopped from bottom to top.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from msgspec.structs import replace
+
+from mcpv_node.actors import (
+    Events,
+    Guard,
+    Index,
+    Instance,
+    NodeContext,
+    Probe,
+    Server,
+    ServerType,
+    Store,
+    Subscribers,
+    World,
+    WorldCell,
+)
+from mcpv_node.actors.events import EventsMessage
+from mcpv_node.actors.guard import GuardMessage
+from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
+from mcpv_node.actors.instance import InstanceMessage
+from mcpv_node.actors.kernel import ActorSystem, Crashed, ExitReason, Handle
+from mcpv_node.actors.leases import InstanceId
+from mcpv_node.actors.server_type import DrainNow, ServerTypeMessage
+from mcpv_node.actors.snapshot import ServerView
+from mcpv_node.actors.store import StoreMessage
+from mcpv_node.gateway import (
+    AuthError,
+    DoorServices,
+    HttpDoor,
+    LinesDoor,
+    NodeInfo,
+    Sessions,
+    SessionsMessage,
+    TokenTable,
+    TreeData,
+    Visibility,
+    load_tokens,
+    read_or_create_token,
+)
+from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
+from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, group_servers
+from mcpv_node.state_dir import StateDirBusy, lock_state_dir, read_or_create_node_id
+from mcpv_node.supervisors import (
+    Bootstrap,
+    ChildKind,
+    ChildSpec,
+    DynamicSpec,
+    Init,
+    ProbeSpec,
+    Restart,
+    RestartWindow,
+    ServerGroupSpec,
+    StartChild,
+    Strategy,
+    Supervisor,
+    SupervisorSpec,
+    TreeNode,
+    dynamic_child,
+    supervisor_child,
+    tree,
+)
+from mcpv_node.telemetry import Clock, EventKind, SystemClock
+from mcpv_node.telemetry.metrics import Metrics
+from mcpv_node.transports import ReapReport
+from mcpv_node.version import VERSION
+
+# What a stop may take beyond the longest drain and grace of the servers: the doors, the guard, the last files.
+STOP_MARGIN = 10.0
+
+# Between the end of an instance's grace and the moment its actor is killed: TERM, KILL, a scan for escapees.
+INSTANCE_STOP_MARGIN = 6.0
+
+# Reading the ledger and reaping what a dead node left may take both of its graces.
+GUARD_START_TIMEOUT = 15.0
+
+
+class StartRefused(Exception):
+    """The node cannot start here; the message says what is in the way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeOptions:
+    """What a node is started with.
+
+    `token` is the bearer token's file; None is `<stateDir>/token`, made when it is not there, and "none" no token at
+    all, on loopback only. `linger`: the node ends when nobody was connected for so many seconds.
+    """
+
+    settings: NodeSettings
+    state_dir: Path
+    config_path: Path | None = None
+    http: str | None = None
+    token: str | None = None
+    linger: float | None = None
+    environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
+    clock: Clock = field(default_factory=SystemClock)
+
+
+@dataclass(frozen=True, slots=True)
+class ServeOutcome:
+    """How a node ended: `ok` is as asked."""
+
+    ok: bool
+    message: str
+
+
+StopHow = Literal["drain", "now", "kill"]
+
+
+class NodeRuntime:
+    """One node on the running loop. Made and used on the loop's thread."""
+
+    def __init__(self, options: NodeOptions) -> None:
+        self._options = options
+        self._settings = _with_address(options.settings, options.http)
+        self._loop = asyncio.get_running_loop()
+        self._lock: int | None = None
+        self._root_ended: asyncio.Future[ExitReason] = self._loop.create_future()
+        self._is_ready = False
+        self._stop_asked: Callable[[], None] = lambda: None
+        self._bound: str | None = None
+        self.system = ActorSystem(self._loop, clock=options.clock)
+        self.metrics = Metrics()
+        self.system.on_dead_letter = self._on_dead_letter
+        self._root = Handle[StartChild].create(self.system, "node")
+        self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
+        self.context: NodeContext
+
+    # --- life -----------------------------------------------------------------------------------
+
+    async def start(self, on_stop_asked: Callable[[], None]) -> NodeFile:
+        """Bring the whole tree up; raises StartRefused and leaves nothing behind if that fails."""
+        self._stop_asked = on_stop_asked
+        options = self._options
+        try:
+            options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock = lock_state_dir(options.state_dir)
+            tokens, token_file = self._tokens()
+        except StateDirBusy as busy:
+            raise StartRefused(str(busy)) from busy
+        except OSError as error:
+            raise StartRefused(f"{options.state_dir}: {error.strerror or error}") from error
+        try:
+            self._root.cell.on_ended = self._on_root_ended
+            started: asyncio.Future[None] = self._loop.create_future()
+            self._root.cell.on_started = lambda _incarnation: started.set_result(None)
+            self._root.cell.start(self._compose(tokens, token_file))
+            both: set[asyncio.Future[Any]] = {started, self._root_ended}
+            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            if self._root_ended.done():
+                raise StartRefused(_first_fault(self._root_ended.result()))
+            node_file = self._node_file(token_file)
+            write_node_file(options.state_dir, node_file)
+        except BaseException:
+            await self.stop("now")
+            raise
+        self._is_ready = True
+        return node_file
+
+    async def stop(self, how: StopHow = "drain") -> None:
+        """Stop the tree from the doors down; "now" does not wait for calls in hand. Idempotent."""
+        self._is_ready = False
+        if how == "now":
+            self.hurry()
+        if not self._root_ended.done():
+            self._root.cell.stop()
+            await asyncio.wait({self._root_ended}, timeout=self.longest_stop())
+        if not self._root_ended.done():
+            self._root.kill("did not stop in time")
+        remove_node_file(self._options.state_dir, pid=os.getpid())
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def hurry(self) -> None:
+        """A stop under way waits for no calls any more."""
+        for server in self._servers.values():
+            server.tell(DrainNow())
+
+    async def wait_ended(self) -> ExitReason:
+        """Until the root has ended, by itself or because it was stopped."""
+        return await asyncio.shield(self._root_ended)
+
+    def longest_stop(self) -> float:
+        """The bound of a whole stop, in seconds."""
+        servers = self._settings.servers
+        drain = max((spec.drain_timeout_seconds + spec.stop_grace_seconds for spec in servers), default=0.0)
+        return drain + INSTANCE_STOP_MARGIN + STOP_MARGIN
+
+    # --- the tree -------------------------------------------------------------------------------
+
+    def _compose(self, tokens: TokenTable | None, token_file: Path | None) -> Supervisor:
+        system, settings, state_dir = self.system, self._settings, self._options.state_dir
+        node_id = read_or_create_node_id(state_dir)
+        boot = secrets.token_hex(4)
+        events = Handle[EventsMessage].create(system, "events")
+        guard = Handle[GuardMessage].create(system, "guard")
+        store = Handle[StoreMessage].create(system, "store")
+        index = Handle[IndexMessage].create(system, "index")
+        subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        sessions = Handle[SessionsMessage].create(system, "sessions")
+        groups = [group for group in group_servers(settings) if not group.is_disabled]
+        self._servers = {
+            ServerName(group.name): Handle[ServerTypeMessage].create(system, f"server-{group.name}")
+            for group in groups
+        }
+        self.context = context = NodeContext(
+            node_id=node_id,
+            boot=boot,
+            system=system,
+            clock=self._options.clock,
+            settings=settings,
+            state_dir=state_dir,
+            environ=MappingProxyType(dict(self._options.environ)),
+            world=WorldCell(self._world(groups)),
+            metrics=self.metrics,
+            events=events,
+            index=index,
+            subscribers=subscribers,
+            config_path=self._options.config_path,
+        )
+        services = self._services(tokens, token_file)
+        return Supervisor(
+            SupervisorSpec(
+                children=(
+                    ChildSpec(
+                        id="guard",
+                        start=lambda: Guard(
+                            state_dir / "ledger.jsonl", f"{node_id}/", on_reaped=self._on_reaped
+                        ),
+                        handle=guard,
+                        grace=GUARD_START_TIMEOUT,
+                        start_timeout=GUARD_START_TIMEOUT,
+                    ),
+                    ChildSpec(id="events", start=lambda: Events(boot), handle=events),
+                    ChildSpec(id="store", start=lambda: Store(state_dir), handle=store),
+                    ChildSpec(id="index", start=lambda: Index(context, store), handle=index),
+                    ChildSpec(id="subscribers", start=lambda: Subscribers(context), handle=subscribers),
+                    self._init_child([self._group_child(group, guard, index) for group in groups]),
+                    *self._bootstrap_child(groups, index),
+                    supervisor_child(
+                        "gateway",
+                        SupervisorSpec(
+                            children=(
+                                ChildSpec(id="sessions", start=lambda: Sessions(services), handle=sessions),
+                                ChildSpec(
+                                    id="http",
+                                    start=lambda: HttpDoor(services, sessions, on_bound=self._on_bound),
+                                    grace=self.longest_stop(),
+                                ),
+                                ChildSpec(
+                                    id="lines",
+                                    start=lambda: LinesDoor(services, state_dir / SOCKET_NAME),
+                                    grace=self.longest_stop(),
+                                ),
+                            ),
+                        ),
+                    ),
+                ),
+            )
+        )
+
+    def _init_child(self, groups: list[ServerGroupSpec]) -> ChildSpec:
+        return ChildSpec(
+            id="init",
+            start=lambda: Init(groups),
+            grace=None,
+            start_timeout=None,
+            kind=ChildKind.SUPERVISOR,
+        )
+
+    def _group_child(
+        self, group: ServerGroup, guard: Handle[GuardMessage], index: Handle[IndexMessage]
+    ) -> ServerGroupSpec:
+        """One server type's group: the supervisor of its instances, then the server type."""
+        spec = group.specs[0]
+        server = self._servers[ServerName(group.name)]
+        instances = Handle[StartChild].create(self.system, f"instances-{group.name}")
+        stop_grace = spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
+
+        def start_instance(instance_id: InstanceId) -> Handle[InstanceMessage]:
+            handle = Handle[InstanceMessage].create(self.system, f"instance-{instance_id}")
+            instances.tell(
+                StartChild(
+                    ChildSpec(
+                        id=instance_id,
+                        start=lambda: Instance(
+                            self.context,
+                            spec=spec,
+                            spec_key=group.spec_key,
+                            instance_id=instance_id,
+                            owner=server,
+                            guard=guard,
+                            index=index,
+                        ),
+                        handle=handle,
+                        restart=Restart.TEMPORARY,
+                        grace=stop_grace,
+                    )
+                )
+            )
+            return handle
+
+        return ServerGroupSpec(
+            child=supervisor_child(
+                group.name,
+                SupervisorSpec(
+                    strategy=Strategy.REST_FOR_ONE,
+                    # A server type that crashes goes on from its estate; more than this is a defect of ours.
+                    window=RestartWindow(max_restarts=5, period=10.0),
+                    children=(
+                        dynamic_child("instances", DynamicSpec(), handle=instances),
+                        ChildSpec(
+                            id="server-type",
+                            start=lambda: ServerType(self.context, group, start_instance),
+                            handle=server,
+                            grace=spec.drain_timeout_seconds + stop_grace,
+                        ),
+                    ),
+                ),
+                restart=Restart.PERMANENT,
+            ),
+            server=server,
+            always_on=spec.activation_mode == "always-on",
+            warm_timeout=spec.start_timeout_seconds + INSTANCE_STOP_MARGIN,
+        )
+
+    def _bootstrap_child(
+        self, groups: list[ServerGroup], index: Handle[IndexMessage]
+    ) -> tuple[ChildSpec, ...]:
+        settings = self._settings
+        if settings.bootstrap_mode == "disabled":
+            return ()
+        probes = {group.spec_key: self._probe(group) for group in groups}
+        return (
+            ChildSpec(
+                id="bootstrap",
+                start=lambda: Bootstrap(
+                    tuple(probes.values()), index, concurrency=settings.bootstrap_concurrency
+                ),
+                grace=None,
+                start_timeout=None,
+                kind=ChildKind.SUPERVISOR,
+            ),
+        )
+
+    def _probe(self, group: ServerGroup) -> ProbeSpec:
+        server = self._servers[ServerName(group.name)]
+        timeout = self._settings.bootstrap_timeout_seconds
+        return ProbeSpec(
+            group.spec_key, group.name, lambda: Probe(self.context, group.spec_key, server, timeout)
+        )
+
+    def _world(self, groups: list[ServerGroup]) -> World:
+        servers: dict[ServerName, Server] = {}
+        for group in groups:
+            names = tuple(ServerName(spec.name) for spec in group.specs if not spec.disabled)
+            for spec in group.specs:
+                if spec.disabled:
+                    continue
+                view = ServerView(
+                    name=ServerName(spec.name),
+                    spec_key=group.spec_key,
+                    tags=frozenset(spec.tags),
+                    expose_tools=None if spec.expose_tools is None else frozenset(spec.expose_tools),
+                )
+                shared = tuple(name for name in names if name != spec.name)
+                servers[view.name] = Server(spec, view, self._servers[ServerName(group.name)], shared)
+        return World(
+            servers=MappingProxyType(servers),
+            page_size=self._settings.limits.list_page,
+        )
+
+    # --- what the doors are handed --------------------------------------------------------------
+
+    def _services(self, tokens: TokenTable | None, token_file: Path | None) -> DoorServices:
+        return DoorServices(
+            node=self.context,
+            visibility=Visibility(self._settings),
+            tokens=tokens,
+            version=VERSION,
+            tree=self.tree,
+            info=lambda: self._info(token_file),
+            request_stop=self._stop_asked,
+            is_ready=lambda: self._is_ready,
+            is_alive=self._root.is_alive,
+        )
+
+    def tree(self) -> TreeData:
+        """The tree as it stands, with wall-clock times."""
+        return self._tree_data(tree(self._root.cell))
+
+    def _tree_data(self, branch: TreeNode) -> TreeData:
+        age = self._options.clock.monotonic() - branch.since
+        return TreeData(
+            id=branch.id,
+            kind=branch.kind,
+            state=branch.state,
+            restarts=branch.restarts,
+            since=self._options.clock.wall() - timedelta(seconds=age),
+            children=tuple(self._tree_data(child) for child in branch.children),
+        )
+
+    def _info(self, token_file: Path | None) -> NodeInfo:
+        node_file = self._node_file(token_file)
+        return NodeInfo(
+            pid=node_file.pid,
+            start_time=node_file.start_time,
+            version=node_file.version,
+            http=node_file.http,
+            socket=node_file.socket,
+            token_file=node_file.token_file,
+            config_path=node_file.config_path,
+        )
+
+    def _node_file(self, token_file: Path | None) -> NodeFile:
+        config = self._options.config_path
+        return NodeFile(
+            pid=os.getpid(),
+            start_time=process_start_time(os.getpid()) or "",
+            version=VERSION,
+            http=self._bound or "",
+            socket=str(self._options.state_dir / SOCKET_NAME),
+            token_file=None if token_file is None else str(token_file),
+            config_path=None if config is None else str(config),
+        )
+
+    def _tokens(self) -> tuple[TokenTable | None, Path | None]:
+        if self._options.token == "none":
+            return None, None
+        path = Path(self._options.token) if self._options.token else self._options.state_dir / "token"
+        try:
+            return load_tokens(self._settings.auth, read_or_create_token(path)), path
+        except AuthError as error:
+            raise StartRefused(str(error)) from error
+
+    # --- what the tree tells --------------------------------------------------------------------
+
+    def _on_bound(self, url: str) -> None:
+        self._bound = url
+
+    def _on_root_ended(self, _incarnation: int, reason: ExitReason) -> None:
+        self._root.cell.close(reason)
+        if not self._root_ended.done():
+            self._root_ended.set_result(reason)
+
+    def _on_reaped(self, report: ReapReport) -> None:
+        self.metrics.orphans_reaped_total.inc(len(report.ended))
+        for orphan in report.ended:
+            self.context.tell_event(
+                EventKind.ORPHAN_REAPED,
+                instance=orphan.instance,
+                reason=f"process {orphan.pid} was left over",
+            )
+
+    def _on_dead_letter(self, letter: Any) -> None:
+        self.metrics.dead_letters_total(letter.kind).inc()
+
+
+def _with_address(settings: NodeSettings, http: str | None) -> NodeSettings:
+    return settings if http is None else replace(settings, listen=replace(settings.listen, http=http))
+
+
+def _first_fault(reason: ExitReason) -> str:
+    return reason.error if isinstance(reason, Crashed) else str(reason)
+
+
+class StopSwitch:
+    """Asks a serving node to stop, from any thread and from a signal handler."""
+
+    def __init__(self) -> None:
+        self._asked: list[StopHow] = []
+        self._wake: Callable[[], None] = lambda: None
+
+    def request(self, how: StopHow = "drain") -> None:
+        """Each request may only be more urgent than the one before: drain, now, kill."""
+        self._asked.append(how)
+        self._wake()
+
+    def connect(self, wake: Callable[[], None]) -> None:
+        """Have `wake` called at every request; at once if there was one already."""
+        self._wake = wake
+        if self._asked:
+            wake()
+
+    def take(self) -> StopHow | None:
+        """The most urgent request so far, or None."""
+        for how in ("kill", "now", "drain"):
+            if how in self._asked:
+                return how
+        return None
+
+
+async def serve(
+    options: NodeOptions, *, on_ready: Callable[[NodeFile], None], switch: StopSwitch
+) -> ServeOutcome:
+    """Run a node until the switch is pressed or its root gives up. Raises StartRefused."""
+    loop = asyncio.get_running_loop()
+    pressed = asyncio.Event()
+
+    def wake() -> None:
+        loop.call_soon_threadsafe(pressed.set)
+
+    switch.connect(wake)
+    node = NodeRuntime(options)
+    on_ready(await node.start(switch.request))
+    ended = loop.create_task(node.wait_ended())
+    stop = loop.create_task(_stop_as_asked(node, switch, pressed))
+    await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
+    if not stop.done():
+        if switch.take() is None:
+            stop.cancel()
+            reason = await ended
+            await node.stop("now")
+            return ServeOutcome(False, f"the node gave up: {_first_fault(reason)}")
+        await stop
+    await ended
+    return ServeOutcome(True, "stopped")
+
+
+async def _stop_as_asked(node: NodeRuntime, switch: StopSwitch, pressed: asyncio.Event) -> None:
+    await pressed.wait()
+    pressed.clear()
+    loop = asyncio.get_running_loop()
+    stopping = loop.create_task(node.stop(switch.take() or "drain"))
+    while not stopping.done():
+        more = loop.create_task(pressed.wait())
+        await asyncio.wait({stopping, more}, return_when=asyncio.FIRST_COMPLETED)
+        more.cancel()
+        if stopping.done():
+            break
+        pressed.clear()
+        if switch.take() == "kill":
+            # What runs on is ended by the guard, whose pipe closes with us.
+            os._exit(1)
+        node.hurry()
+    await stopping

@@ -1,0 +1,77 @@
+"""The configuration: what may be said, how it is read, and what it means.
+
+# Layout
+
+`types` is the data, with every default; `loader` reads files (`reading` the typed walk, `expand` the variables,
+`rules` what types cannot say, `problems` what was wrong); `find` knows where files are; `spec_key` which entries
+are the same thing; `describe` shows the settings in effect without secrets.
+"""
+
+from __future__ import annotations
+
+from .describe import describe
+from .find import PACKAGED_CONFIG, find_config, state_dir
+from .loader import Loaded, load_settings
+from .problems import Problem, SettingsError
+from .rules import parse_address
+from .spec_key import ServerGroup, group_servers, pool_settings, spec_key
+from .types import (
+    ActivationMode,
+    AuthSettings,
+    ClusterSettings,
+    JournalSettings,
+    LimitSettings,
+    ListenSettings,
+    LogSettings,
+    NodeLimits,
+    NodeSettings,
+    ProfileSettings,
+    RestartSettings,
+    ServerName,
+    ServerSpec,
+    ServerStrategy,
+    SpecKey,
+    TlsSettings,
+    TokenSettings,
+    ToolNamespace,
+    ToolRules,
+    ToolSeparator,
+    Transport,
+)
+
+__all__ = [
+    "PACKAGED_CONFIG",
+    "ActivationMode",
+    "AuthSettings",
+    "ClusterSettings",
+    "JournalSettings",
+    "LimitSettings",
+    "ListenSettings",
+    "Loaded",
+    "LogSettings",
+    "NodeLimits",
+    "NodeSettings",
+    "Problem",
+    "ProfileSettings",
+    "RestartSettings",
+    "ServerGroup",
+    "ServerName",
+    "ServerSpec",
+    "ServerStrategy",
+    "SettingsError",
+    "SpecKey",
+    "TlsSettings",
+    "TokenSettings",
+    "ToolNamespace",
+    "ToolRules",
+    "ToolSeparator",
+    "Transport",
+    "describe",
+    "find_config",
+    "group_servers",
+    "load_settings",
+    "parse_address",
+    "pool_settings",
+    "spec_key",
+    "state_dir",
+]

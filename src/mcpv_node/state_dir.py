@@ -1,0 +1,48 @@
+"""What marks a state folder as one node's: its lock and its id."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from pathlib import Path
+
+LOCK_FILE = "node.lock"
+ID_FILE = "node.id"
+
+
+class StateDirBusy(Exception):
+    """Another node runs on this folder; the message names it."""
+
+
+def lock_state_dir(state_dir: Path) -> int:
+    """Take the folder for this node until the returned descriptor is closed; raises StateDirBusy, OSError.
+
+    The lock file holds the owner's pid, for the message of whoever comes second.
+    """
+    fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
+        os.close(fd)
+        raise StateDirBusy(f"a node with pid {owner} already runs on {state_dir}") from None
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def read_or_create_node_id(state_dir: Path) -> str:
+    """The node's name in the environment of its children: the same over restarts, so that it knows its own."""
+    path = state_dir / ID_FILE
+    try:
+        known = path.read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        known = ""
+    if known:
+        return known
+    fresh = secrets.token_hex(8)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "w", encoding="ascii") as file:
+        file.write(fresh + "\n")
+    return fresh

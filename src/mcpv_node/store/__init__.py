@@ -1,0 +1,37 @@
+"""What survives a restart.
+
+# Layout
+
+`files` writes files that are never half written; `catalog` keeps what the servers offer, and the versions of the
+lists. All of it blocks, and belongs to the store's own thread.
+"""
+
+from __future__ import annotations
+
+from .catalog import (
+    CatalogRecord,
+    KindVersion,
+    ListedEntry,
+    StoreProblem,
+    forget_catalog,
+    load_catalogs,
+    load_versions,
+    save_catalog,
+    save_versions,
+)
+from .files import make_folder, read_if_there, write_atomically
+
+__all__ = [
+    "CatalogRecord",
+    "KindVersion",
+    "ListedEntry",
+    "StoreProblem",
+    "forget_catalog",
+    "load_catalogs",
+    "load_versions",
+    "make_folder",
+    "read_if_there",
+    "save_catalog",
+    "save_versions",
+    "write_atomically",
+]

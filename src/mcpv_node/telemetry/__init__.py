@@ -1,0 +1,15 @@
+"""Telemetry: the clock, events, metrics and logs.
+
+# Layout
+
+`clock` and `events` are here; `metrics` (prometheus-client) and `logs` (loguru) are imported by those who
+need them, as `mcpv_node.telemetry.metrics` and `mcpv_node.telemetry.logs`: everything uses the clock, and not
+everything should pay for them.
+"""
+
+from __future__ import annotations
+
+from .clock import Clock, SystemClock, rfc3339
+from .events import Event, EventKind
+
+__all__ = ["Clock", "Event", "EventKind", "SystemClock", "rfc3339"]

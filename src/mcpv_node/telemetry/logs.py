@@ -1,0 +1,196 @@
+"""Logging: one configured stream for our lines, for events and for the libraries below us.
+
+Nothing happens on import, so a host application keeps the logging it has: only the command line calls
+`configure_logging`. Lines are JSON when nobody looks at them. Bearer tokens and the like are masked on the way
+out, whoever logged them.
+"""
+
+from __future__ import annotations
+
+import json as jsonlib
+import logging
+import os
+import re
+import sys
+import traceback
+from pathlib import Path
+from typing import TYPE_CHECKING, TextIO
+
+from loguru import logger
+
+from .clock import rfc3339
+from .events import ERRORS, WARNINGS, Event
+
+if TYPE_CHECKING:
+    from loguru import Record, RecordException
+
+MASK = "***"
+
+# A file grows to this size, then a new one begins; this many are kept: half a gigabyte at most.
+ROTATION = "50 MB"
+KEPT_FILES = 10
+
+# Standard loggers that write a line for every request or every task at their lower levels.
+_TALKATIVE = ("asyncio", "httpcore", "httpx", "pykka", "uvicorn.access", "watchfiles")
+
+# uvicorn brings handlers of its own, which would write each line a second time.
+_SELF_HANDLING = ("uvicorn", "uvicorn.access", "uvicorn.error")
+
+_LEVEL_NAMES = frozenset({"TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"})
+_STANDARD_LEVELS = {"TRACE": 5, "DEBUG": logging.DEBUG, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
+
+# Where a finished line waits for loguru's template to pick it up.
+_LINE = "_line"
+
+_NAMES_A_SECRET = re.compile(r"(?i)authorization|token$|secret|passw(or)?d|api_?key")
+_SECRETS = (
+    # The scheme stays, so that one sees what kind of credential it was.
+    re.compile(
+        r"""(?i)(?P<kept>authorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic|digest|token)\s+)?)[^\s"',;}\]]+"""
+    ),
+    re.compile(r"(?i)(?P<kept>\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"),
+    re.compile(
+        r"""(?ix)(?P<kept>(?:\b|[_-])(?:access_|refresh_|client_)?
+        (?:token|secret|password|passwd|api[_-]?key)["']?\s*[=:]\s*["']?)[^\s"',;&}\]]+"""
+    ),
+    re.compile(r"(?P<kept>://)[^/\s:@]+:[^/\s@]+(?=@)"),
+)
+
+
+def configure_logging(
+    level: str, *, json: bool | None = None, file: Path | None = None, sink: TextIO | None = None
+) -> None:
+    """Send everything from `level` on to `sink` (stderr) and `file`.
+
+    `json` None means: JSON unless `sink` is a terminal. The file always holds JSON. Replaces whatever loguru and
+    the standard library's root logger were set to.
+    """
+    stream = sys.stderr if sink is None else sink
+    as_json = not stream.isatty() if json is None else json
+    name = level.upper()
+
+    logger.remove()
+    # Both off: what they add to a traceback are values of variables, and with them secrets.
+    logger.add(
+        stream,
+        level=name,
+        format=_json_line if as_json else _text_line,
+        colorize=not as_json and stream.isatty(),
+        backtrace=False,
+        diagnose=False,
+    )
+    if file is not None:
+        logger.add(
+            file,
+            level=name,
+            format=_json_line,
+            rotation=ROTATION,
+            retention=KEPT_FILES,
+            opener=_private,
+            backtrace=False,
+            diagnose=False,
+        )
+    _intercept_standard_logging(name)
+
+
+def log_event(event: Event) -> None:
+    """Write one event as one line, its fields beside it."""
+    fields = {name: value for name, value in event.to_data().items() if name not in ("at", "kind")}
+    if event.actor is not None:
+        fields["actor"] = event.actor
+    logger.bind(event=str(event.kind), **fields).log(_level(event), "{}", _sentence(event))
+
+
+def redact(text: str) -> str:
+    """Mask what looks like a credential."""
+    for secret in _SECRETS:
+        text = secret.sub(rf"\g<kept>{MASK}", text)
+    return text
+
+
+def to_json(record: Record) -> str:
+    """Write a record as one compact JSON object on one line."""
+    line: dict[str, object] = {
+        "at": rfc3339(record["time"]),
+        "level": record["level"].name.lower(),
+        "message": record["message"],
+    }
+    line.update((name, value) for name, value in _extra(record).items() if name not in line)
+    if record["exception"] is not None:
+        line["error"] = _traceback(record["exception"])
+    masked = {name: MASK if _NAMES_A_SECRET.search(name) else _masked(value) for name, value in line.items()}
+    return jsonlib.dumps(masked, ensure_ascii=False, separators=(",", ":"), default=_masked_text)
+
+
+def _json_line(record: Record) -> str:
+    return _written(record, to_json(record))
+
+
+def _text_line(record: Record) -> str:
+    fields = " ".join(f"{name}={value}" for name, value in _extra(record).items() if name != "event")
+    text = "  ".join(part for part in (record["message"], fields) if part)
+    if record["exception"] is not None:
+        text += "\n" + _traceback(record["exception"])
+    return "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> " + _written(record, redact(text))
+
+
+def _written(record: Record, line: str) -> str:
+    """Give the template that writes exactly `line`: loguru would fill in braces of a line given as template."""
+    record["extra"][_LINE] = line
+    return f"{{extra[{_LINE}]}}\n"
+
+
+def _extra(record: Record) -> dict[str, object]:
+    return {name: value for name, value in record["extra"].items() if name != _LINE}
+
+
+def _masked(value: object) -> object:
+    return redact(value) if isinstance(value, str) else value
+
+
+def _masked_text(value: object) -> str:
+    return redact(str(value))
+
+
+def _traceback(error: RecordException) -> str:
+    return "".join(traceback.format_exception(error.type, error.value, error.traceback)).rstrip()
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _level(event: Event) -> str:
+    if event.kind in ERRORS:
+        return "ERROR"
+    return "WARNING" if event.kind in WARNINGS else "INFO"
+
+
+def _sentence(event: Event) -> str:
+    """Say an event in the order one would tell it: kind, whose, from where to where, why."""
+    whose = event.instance or event.server or event.client or event.actor
+    step = f"{event.from_ or '?'} -> {event.to}" if event.to is not None else None
+    parts = (event.kind.replace("_", " "), whose, step, f"({event.reason})" if event.reason else None)
+    return " ".join(part for part in parts if part)
+
+
+def _intercept_standard_logging(level: str) -> None:
+    """Lead the standard library's loggers, and so the libraries below us, into ours."""
+    logging.basicConfig(handlers=[_ToLoguru()], level=logging.NOTSET, force=True)
+    logging.getLogger().setLevel(_STANDARD_LEVELS.get(level, logging.INFO))
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _SELF_HANDLING:
+        library = logging.getLogger(name)
+        library.handlers.clear()
+        library.propagate = True
+
+
+class _ToLoguru(logging.Handler):
+    """Writes a standard record as one of ours."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        level: str | int = record.levelname
+        if level not in _LEVEL_NAMES:
+            level = record.levelno
+        logger.bind(logger=record.name).opt(exception=record.exc_info).log(level, "{}", record.getMessage())

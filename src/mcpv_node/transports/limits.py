@@ -1,0 +1,79 @@
+"""What a server may use: looked at (memory), or set (the rest).
+
+Memory is the resident set of the whole group, looked at from time to time: a limit on address space would end a
+Node server at 600 MB of mere reservations.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from collections.abc import Collection
+
+from .guard import HAS_PROC
+
+
+def rss_by_group(pgids: Collection[int]) -> dict[int, int]:
+    """Return the resident bytes of each of these process groups, in one look at the process table.
+
+    A group that is gone has 0. Pages that several processes share are counted for each. Empty where there is no /proc.
+    """
+    if not HAS_PROC:
+        return {}
+    page = os.sysconf("SC_PAGE_SIZE")
+    totals = dict.fromkeys(pgids, 0)
+    for name in os.listdir("/proc"):
+        if name.isdigit() and (stat := _read_stat(name)):
+            # Counted from the last bracket, since a command's name may hold any; proc(5) numbers them from 3 there.
+            fields = stat.rpartition(b")")[2].split()
+            pgid, rss = int(fields[2]), int(fields[21])
+            if pgid in totals:
+                totals[pgid] += rss * page
+    return totals
+
+
+def group_rss_bytes(pgid: int) -> int | None:
+    """Return the resident bytes of one group; None where the system does not say. For many: `rss_by_group`."""
+    return rss_by_group((pgid,)).get(pgid)
+
+
+def apply_limits(
+    pid: int, *, open_files: int | None = None, cpu_seconds: int | None = None, nice: int | None = None
+) -> tuple[str, ...]:
+    """Limit a group's leader, and with it what it starts from now on; return a sentence per limit that was refused.
+
+    Not before its exec, as that would need code in the forked child; the few milliseconds between are a server's own.
+    """
+    problems: list[str] = []
+    if nice is not None:
+        try:
+            os.setpriority(os.PRIO_PGRP, pid, nice)
+        except OSError as error:
+            problems.append(f"nice {nice} was refused: {error.strerror}")
+    for name, number, value in (
+        ("openFiles", resource.RLIMIT_NOFILE, open_files),
+        ("cpuSeconds", resource.RLIMIT_CPU, cpu_seconds),
+    ):
+        if value is not None and (problem := _limit(pid, name, number, value)):
+            problems.append(problem)
+    return tuple(problems)
+
+
+def _limit(pid: int, name: str, number: int, value: int) -> str | None:
+    if sys.platform != "linux":
+        return f"{name} is not supported on this system: it cannot limit another process"
+    try:
+        resource.prlimit(pid, number, (value, value))
+    except (OSError, ValueError) as error:
+        return f"{name} {value} was refused: {error}"
+    return None
+
+
+def _read_stat(pid: str) -> bytes | None:
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:
+            return file.read()
+    except OSError:
+        # It has just ended.
+        return None

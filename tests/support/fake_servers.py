@@ -1,0 +1,403 @@
+"""A node's inside for doors: real kernel, real world, and server types that do what a test says.
+
+    async with fake_node(tmp_path) as node:
+        door = await node.start(Sessions(node.services))
+
+Each fake server has the tools `echo`, `slow`, `error`, `progress` and `dies`; see `FakeInstance`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvloop
+from msgspec import Raw
+from support.fakes import BEGINNING
+
+from mcpv_node.actors.callers import EMPTY_PROFILE
+from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.index_messages import Join, Leave, SnapshotChanged
+from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall
+from mcpv_node.actors.kernel import (
+    ActorSystem,
+    Deferred,
+    Handle,
+    KernelActor,
+    LoopActor,
+    Request,
+    answers,
+    handles,
+)
+from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release
+from mcpv_node.actors.server_type.messages import (
+    CallCounts,
+    CallEnded,
+    OperatorStart,
+    OperatorStop,
+    Retry,
+    ServerState,
+    Settled,
+    Why,
+    WhyReport,
+)
+from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, merge_tools
+from mcpv_node.actors.world import Server, World, WorldCell
+from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
+from mcpv_node.protocol import CallFailure, ListedTool, Reason
+from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, SpecKey
+from mcpv_node.telemetry import Event, SystemClock
+from mcpv_node.telemetry.clock import Clock
+from mcpv_node.telemetry.metrics import Metrics
+
+# Far more than any step of a test needs; a test that waits this long has failed.
+BOUND = 20.0
+
+# libuv opens a pipe for signals with a process's first loop and keeps it: here, before anybody counts.
+uvloop.new_event_loop().close()
+
+TOOLS = ("echo", "slow", "error", "progress", "dies")
+
+
+def run(scenario: Callable[[], Any], *, loop: str = "uvloop") -> Any:
+    """Run a coroutine function on a fresh loop, bounded."""
+
+    async def bounded() -> Any:
+        async with asyncio.timeout(BOUND):
+            return await scenario()
+
+    factory = uvloop.new_event_loop if loop == "uvloop" else asyncio.new_event_loop
+    with asyncio.Runner(loop_factory=factory) as runner:
+        return runner.run(bounded())
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Let the loop turn until `condition` holds."""
+    async with asyncio.timeout(BOUND):
+        while not condition():  # noqa: ASYNC110  (what is waited for has no event of its own)
+            await asyncio.sleep(0.001)
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Have the oldest `slow` call answered."""
+
+
+class FakeInstance(LoopActor[None]):
+    """Answers calls by the name of the tool.
+
+    `echo` gives its params back; `slow` waits for `Finish`; `error` is the server's own JSON-RPC error; `progress`
+    makes two notifications, then answers; `dies` fails as when the process ends.
+    """
+
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name = name
+        self.calls: list[Call] = []
+        self.cancelled: list[CancelCall] = []
+        self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
+
+    @answers(Call)
+    def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
+        self.calls.append(call)
+        params = call.params or b"{}"
+        match msgspec.json.decode(params)["name"]:
+            case "slow":
+                deferred: Deferred[Answer | CallFailed] = self.defer()
+                self.waiting[call.lease] = deferred
+                return deferred
+            case "error":
+                return Answer(
+                    error=Raw(b'{"code":-32050,"message":"mine","data":{"big":12345678901234567890}}')
+                )
+            case "dies":
+                return CallFailed(
+                    CallFailure(
+                        reason=Reason.INSTANCE_DIED, message="it died", server=self.name, executed="unknown"
+                    )
+                )
+            case "progress":
+                for step in (1, 2):
+                    if call.on_progress is not None:
+                        call.on_progress(Raw(b'{"progressToken":77,"progress":%d}' % step))
+        return Answer(
+            result=Raw(b'{"content":[],"sent":' + params + b',"server":"' + self.name.encode() + b'"}')
+        )
+
+    @handles(CancelCall)
+    def _on_cancel(self, message: CancelCall) -> None:
+        self.cancelled.append(message)
+        deferred = self.waiting.pop(message.lease, None)
+        if deferred is not None:
+            failure = CallFailure(
+                reason=Reason.CALL_TIMEOUT, message="cancelled", server=self.name, executed="unknown"
+            )
+            deferred.answer(CallFailed(failure, slot_held=True))
+
+    @handles(Finish)
+    def _on_finish(self, _: Finish) -> None:
+        lease = next(iter(self.waiting))
+        self.waiting.pop(lease).answer(Answer(result=Raw(b'{"content":[],"slow":true}')))
+
+
+class FakeServerType(LoopActor[None]):
+    """Grants every lease at once, unless it is told to refuse or to keep the callers waiting."""
+
+    def __init__(self, name: str, instance: Handle[Any]) -> None:
+        super().__init__()
+        self.name = name
+        self.instance = instance
+        self.state = ServerState.COLD
+        self.refusal: CallFailure | None = None
+        self.keeps_waiting = False
+        self.acquired: list[Acquire] = []
+        self.released: list[LeaseId] = []
+        self.ended: list[bool] = []
+        self.parked: list[Deferred[Lease | Refused]] = []
+        self.unsettled: list[Deferred[ServerState]] | None = None
+
+    @answers(Acquire)
+    def _on_acquire(self, request: Acquire) -> Lease | Refused | Deferred[Lease | Refused]:
+        self.acquired.append(request)
+        if self.refusal is not None:
+            return Refused(self.refusal)
+        if self.keeps_waiting:
+            deferred: Deferred[Lease | Refused] = self.defer()
+            self.parked.append(deferred)
+            return deferred
+        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125)
+
+    @handles(Release)
+    def _on_release(self, message: Release) -> None:
+        self.released.append(message.lease)
+
+    @handles(CallEnded)
+    def _on_call_ended(self, message: CallEnded) -> None:
+        self.ended.append(message.ok)
+
+    @answers(OperatorStart)
+    def _on_start_order(self, _: OperatorStart) -> ServerState:
+        self.state = ServerState.STARTING
+        return self.state
+
+    @answers(OperatorStop)
+    def _on_stop_order(self, _: OperatorStop) -> ServerState:
+        self.state = ServerState.DRAINING
+        return self.state
+
+    @answers(Retry)
+    def _on_retry(self, _: Retry) -> ServerState:
+        return self.state
+
+    @answers(Settled)
+    def _on_settled(self, _: Settled) -> ServerState | Deferred[ServerState]:
+        if self.unsettled is not None:
+            deferred: Deferred[ServerState] = self.defer()
+            self.unsettled.append(deferred)
+            return deferred
+        self.state = ServerState.READY
+        return self.state
+
+    @answers(Why)
+    def _on_why(self, _: Why) -> WhyReport:
+        return WhyReport(
+            name=ServerName(self.name),
+            spec_key=SpecKey(f"key-{self.name}"),
+            state=self.state,
+            reason="because the test says so",
+            since=BEGINNING,
+            next_try_at=None,
+            desired=0,
+            waiting=len(self.parked),
+            start_cause=None,
+            last_exit=None,
+            stderr=("a line",),
+            starts=0,
+            restarts=0,
+            calls=CallCounts(),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Nothing(Request[None]):
+    """Asked to know that everything told before has been handled."""
+
+
+class FakeSubscribers(LoopActor[None]):
+    """Remembers who joined."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.joined: dict[int, Join] = {}
+
+    @handles(Join)
+    def _on_join(self, join: Join) -> None:
+        self.joined[join.consumer] = join
+
+    @handles(Leave)
+    def _on_leave(self, leave: Leave) -> None:
+        self.joined.pop(leave.consumer, None)
+
+    def tell_all(self) -> None:
+        """Say that what everybody sees has changed."""
+        for join in list(self.joined.values()):
+            join.notify(SnapshotChanged("tools", 2, "other"))
+
+
+class FakeEvents(LoopActor[None]):
+    """Remembers what was told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.events: list[Event] = []
+
+    @handles(Event)
+    def _on_event(self, event: Event) -> None:
+        self.events.append(event)
+
+
+@dataclass(slots=True)
+class FakeNode:
+    """Everything a door can reach, from the side of the test."""
+
+    system: ActorSystem
+    services: DoorServices
+    types: dict[str, FakeServerType]
+    instances: dict[str, FakeInstance]
+    subscribers: FakeSubscribers
+    events: FakeEvents
+    stops_requested: list[bool]
+    health: dict[str, bool]
+    cells: list[Handle[Any]] = field(default_factory=list[Handle[Any]])
+
+    async def start(self, actor: KernelActor[Any], name: str = "door") -> Handle[Any]:
+        """Run an actor until the node ends; return when it has started."""
+        handle: Handle[Any] = Handle.create(self.system, name)
+        started = asyncio.get_running_loop().create_future()
+        handle.cell.on_started = lambda _: None if started.done() else started.set_result(None)
+
+        def ended(_: int, reason: object) -> None:
+            if not started.done():
+                started.set_exception(RuntimeError(f"{name} did not start: {reason}"))
+            handle.cell.close(reason)  # type: ignore[arg-type]
+
+        handle.cell.on_ended = ended
+        handle.cell.start(actor)
+        self.cells.append(handle)
+        await started
+        return handle
+
+    async def stop(self, handle: Handle[Any]) -> None:
+        """Ask an actor to end, and wait for it."""
+        handle.cell.stop()
+        await until(lambda: handle.cell.actor is None)
+
+
+def make_settings(**changes: Any) -> NodeSettings:
+    """Settings of two servers without anything behind them."""
+    specs = (
+        ServerSpec(name=ServerName("alpha"), command="none", tags=("one",)),
+        ServerSpec(name=ServerName("beta"), command="none", tags=("two",)),
+    )
+    given: dict[str, Any] = {"servers": specs, **changes}
+    return NodeSettings(**given)
+
+
+def listed(name: str) -> ListedTool:
+    """A tool as a server lists it; white space and unknown members must survive."""
+    definition = b'{"name":"%s", "inputSchema": {"type":"object"},"x":1.0}' % name.encode()
+    return ListedTool(name, definition, read_only=name == "repeatable")
+
+
+@asynccontextmanager
+async def fake_node(
+    state_dir: Path,
+    *,
+    settings: NodeSettings | None = None,
+    tokens: TokenTable | None = None,
+    clock: Clock | None = None,
+    tools: tuple[str, ...] = TOOLS,
+) -> AsyncIterator[FakeNode]:
+    """Build it, and end every actor of it."""
+    settings = settings or make_settings()
+    clock = clock or SystemClock()
+    system = ActorSystem(asyncio.get_running_loop(), clock=clock)
+    node = FakeNode(
+        system=system,
+        services=None,  # type: ignore[arg-type]
+        types={},
+        instances={},
+        subscribers=FakeSubscribers.__new__(FakeSubscribers),
+        events=FakeEvents.__new__(FakeEvents),
+        stops_requested=[],
+        health={"ready": True, "alive": True},
+    )
+    node.subscribers, node.events = FakeSubscribers(), FakeEvents()
+    subscribers = await node.start(node.subscribers, "subscribers")
+    events = await node.start(node.events, "events")
+    servers: dict[ServerName, Server] = {}
+    for spec in settings.servers:
+        instance = node.instances[spec.name] = FakeInstance(spec.name)
+        held = await node.start(instance, f"{spec.name}-1")
+        kind = node.types[spec.name] = FakeServerType(spec.name, held)
+        handle = await node.start(kind, spec.name)
+        view = ServerView(spec.name, SpecKey(f"key-{spec.name}"), frozenset(spec.tags))
+        servers[spec.name] = Server(spec, view, handle)
+    snapshot = merge_tools(
+        [server.view for server in servers.values()],
+        {
+            server.view.spec_key: Learnt(
+                server.view.spec_key, EMPTY_PROFILE, tuple(map(listed, tools)), Source.CACHE
+            )
+            for server in servers.values()
+        },
+        namespace="prefix",
+        separator="_",
+        previous=EMPTY_TOOLS,
+    )
+    world = WorldCell(World(page_size=settings.limits.list_page))
+    world.publish_servers(servers)
+    world.publish_tools(snapshot)
+    context = NodeContext(
+        node_id="node",
+        boot="boot",
+        system=system,
+        clock=clock,
+        settings=settings,
+        state_dir=state_dir,
+        environ={},
+        world=world,
+        metrics=Metrics(),
+        events=events,
+        index=Handle.create(system, "index"),
+        subscribers=subscribers,
+    )
+    node.services = DoorServices(
+        node=context,
+        visibility=Visibility(settings),
+        tokens=tokens,
+        version="1.2.3",
+        tree=lambda: TreeData(
+            "node",
+            "Supervisor",
+            "running",
+            0,
+            BEGINNING,
+            (TreeData("store", "Store", "running", 1, BEGINNING),),
+        ),
+        info=lambda: NodeInfo(7, "then", "1.2.3", "http://here", str(state_dir / "node.sock"), None, None),
+        request_stop=lambda: node.stops_requested.append(True),
+        is_ready=lambda: node.health["ready"],
+        is_alive=lambda: node.health["alive"],
+    )
+    try:
+        yield node
+    finally:
+        for handle in reversed(node.cells):
+            if handle.cell.actor is not None:
+                await node.stop(handle)
