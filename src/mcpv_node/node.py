@@ -167,21 +167,27 @@ class NodeRuntime:
             raise StartRefused(str(busy)) from busy
         except OSError as error:
             raise StartRefused(f"{options.state_dir}: {error.strerror or error}") from error
+        is_up = False
         try:
-            self._root.cell.on_ended = self._on_root_ended
-            started: asyncio.Future[None] = self._loop.create_future()
-            self._root.cell.on_started = lambda _incarnation: started.set_result(None)
-            self._root.cell.start(self._compose(tokens, token_file))
-            both: set[asyncio.Future[Any]] = {started, self._root_ended}
-            await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-            if self._root_ended.done():
-                raise StartRefused(_first_fault(self._root_ended.result()))
-            node_file = self._node_file(token_file)
-            write_node_file(options.state_dir, node_file)
-        except BaseException:
-            await self.stop("now")
-            raise
+            node_file = await self._bring_up(tokens, token_file)
+            is_up = True
+        finally:
+            if not is_up:
+                await self.stop("now")
         self._is_ready = True
+        return node_file
+
+    async def _bring_up(self, tokens: TokenTable | None, token_file: Path | None) -> NodeFile:
+        self._root.cell.on_ended = self._on_root_ended
+        started: asyncio.Future[None] = self._loop.create_future()
+        self._root.cell.on_started = lambda _incarnation: started.set_result(None)
+        self._root.cell.start(self._compose(tokens, token_file))
+        both: set[asyncio.Future[Any]] = {started, self._root_ended}
+        await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+        if self._root_ended.done():
+            raise StartRefused(_first_fault(self._root_ended.result()))
+        node_file = self._node_file(token_file)
+        write_node_file(self._options.state_dir, node_file)
         return node_file
 
     async def stop(self, how: StopHow = "drain") -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import COMMAND_TIMEOUT, background_node_ended, ended, run_command, start_command
+from support.processes import wait_until
 
 from mcpv_node.cli.announce import claude_code_line
 from mcpv_node.node_file import NodeFile, read_node_file
@@ -28,6 +29,11 @@ def rest(process: subprocess.Popen[bytes]) -> bytes:
     out = process.stdout.read()
     process.wait(COMMAND_TIMEOUT)
     return out
+
+
+def stops_told(folder: Path) -> int:
+    """Count the requests to stop that the node has heard."""
+    return (folder / "story").read_text().count("stop")
 
 
 def write_config(folder: Path, text: str = "servers: []\n") -> Path:
@@ -77,11 +83,10 @@ def test_the_first_signal_drains_the_second_does_not_wait_the_third_kills(tmp_pa
     with ended(start_command("start", "--json", state_dir=tmp_path, MCPV_FAKE_ENDS_ON="kill")) as node:
         next_line(node)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGTERM):
-            told = (tmp_path / "story").read_text().count("stop")
+            told = stops_told(tmp_path)
             node.send_signal(number)
-            # Two signals of one kind at once are one signal.
-            while (tmp_path / "story").read_text().count("stop") == told and node.poll() is None:
-                pass
+            # Two signals of one kind at once would be one signal.
+            assert wait_until(lambda told=told: stops_told(tmp_path) > told)
         assert node.wait(COMMAND_TIMEOUT) == 0
 
     story = (tmp_path / "story").read_text().splitlines()

@@ -317,8 +317,17 @@ def test_each_message_is_written_on_one_line(line: bytes, expected: bytes) -> No
     assert line == expected
 
 
-def test_only_line_breaks_are_replaced() -> None:
-    assert one_line(b'{"a":\n"x\\ny",\r\t"b":1}') == b'{"a": "x\\ny", \t"b":1}'
+@pytest.mark.parametrize(
+    ("data", "line"),
+    [
+        (b'{"a":\n"x\\ny",\t"b":1}', b'{"a": "x\\ny",\t"b":1}'),
+        (b'{"a":\r1}', b'{"a": 1}'),
+        (b'{"a":\r\n1}', b'{"a":  1}'),
+        (b'{"a":1}', b'{"a":1}'),
+    ],
+)
+def test_only_line_breaks_are_replaced(data: bytes, line: bytes) -> None:
+    assert one_line(data) == line
 
 
 @pytest.mark.parametrize(

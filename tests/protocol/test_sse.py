@@ -26,6 +26,7 @@ def decode(*chunks: bytes) -> list[SseEvent]:
     [
         (b"data: a\n\n", [SseEvent(b"a")]),
         (b"data:a\r\n\r\ndata:b\r\rdata: c\n\n", [SseEvent(b"a"), SseEvent(b"b"), SseEvent(b"c")]),
+        (b"data: a\r\ndata: b\r\n\r\n", [SseEvent(b"a\nb")]),
         (b"data:  a\n\n", [SseEvent(b" a")]),
         (b"data: a\ndata: b\n\n", [SseEvent(b"a\nb")]),
         (b"data\n\n", [SseEvent(b"")]),

@@ -99,13 +99,15 @@ class FakeInstance(LoopActor[None]):
         super().__init__()
         self.name = name
         self.calls: list[Call] = []
+        self.sent: list[bytes] = []
         self.cancelled: list[CancelCall] = []
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
         self.calls.append(call)
-        params = call.params or b"{}"
+        params = bytes(call.params_to_send(None) or b"{}")
+        self.sent.append(params)
         match msgspec.json.decode(params)["name"]:
             case "slow":
                 deferred: Deferred[Answer | CallFailed] = self.defer()

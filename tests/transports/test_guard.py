@@ -129,8 +129,10 @@ def test_a_guard_outlives_the_signals_that_would_end_the_node(path: Path, prefix
 
 
 def test_a_fork_of_the_host_that_keeps_the_pipe_does_not_deceive_the_guard(path: Path, prefix: str) -> None:
-    with running_node(path, prefix, groups=2, script="sleep 300", forks=True) as (node, _, fork):
+    with running_node(path, prefix, groups=2, script="sleep 300", forks=True) as (node, guard_pid, fork):
         try:
+            assert wait_until(lambda: _watches_its_parent(guard_pid))
+
             node.kill()
 
             assert wait_until(lambda: not marked(prefix))
@@ -424,6 +426,10 @@ def _open_files(pid: int) -> list[str]:
     held = [os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir()]
     assert sum(name.startswith("pipe:") for name in held) == 1
     return [name for name in held if not name.startswith(("pipe:", "anon_inode:[pidfd]", "/dev/null"))]
+
+
+def _watches_its_parent(pid: int) -> bool:
+    return any(os.readlink(fd) == "anon_inode:[pidfd]" for fd in Path(f"/proc/{pid}/fd").iterdir())
 
 
 def _rss_kib(pid: int) -> int:
