@@ -19,7 +19,15 @@ from mcpv_node.telemetry import EventKind, rfc3339
 
 from .callers import EMPTY_PROFILE
 from .context import NodeContext
-from .index_messages import AwaitLists, ListsLearnt, ServersChanged, SnapshotChanged, Unlearnt
+from .index_messages import (
+    AwaitFirstLists,
+    AwaitLists,
+    LearningFailed,
+    ListsLearnt,
+    ServersChanged,
+    SnapshotChanged,
+    Unlearnt,
+)
 from .instance.messages import ListsFailed, ToolLists
 from .kernel import Deferred, Handle, LoopActor, answers, handles
 from .snapshot import EMPTY_TOOLS, Learnt, NameConflict, Source, ToolSnapshot, merge_tools
@@ -37,6 +45,7 @@ class Catalog:
 
     learnt: Mapping[SpecKey, Learnt]
     snapshot: ToolSnapshot
+    tried: frozenset[SpecKey] = frozenset()  # the first attempt failed
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +67,7 @@ class Index(LoopActor[Catalog]):
         self._store = store
         self._waiting: dict[SpecKey, list[Deferred[ListsLearnt]]] = {}
         self._news: dict[SpecKey, ListsLearnt] = {}
+        self._patient: list[tuple[frozenset[SpecKey], Deferred[None]]] = []
         self._rebuilding = False
 
     @property
@@ -89,7 +99,7 @@ class Index(LoopActor[Catalog]):
         snapshot = self._kept.snapshot
         if kept is not None:
             snapshot = replace(snapshot, version=kept.version, etag=kept.etag)
-        self.estate = Catalog(MappingProxyType(learnt), snapshot)
+        self.estate = Catalog(MappingProxyType(learnt), snapshot, self._kept.tried)
         self._rebuild()
         self.started()
 
@@ -113,6 +123,19 @@ class Index(LoopActor[Catalog]):
         if known is not None and not known.stale:
             self._learn(replace(known, stale=True))
         self._tell_news(ListsLearnt(message.spec_key, message.message))
+
+    @handles(LearningFailed)
+    def _on_learning_failed(self, message: LearningFailed) -> None:
+        self.estate = replace(self._kept, tried=self._kept.tried | {message.spec_key})
+        self._rebuild_soon()
+
+    @answers(AwaitFirstLists)
+    def _on_await_first_lists(self, request: AwaitFirstLists) -> Deferred[None] | None:
+        if not request.spec_keys & self._kept.snapshot.pending:
+            return None
+        deferred: Deferred[None] = self.defer()
+        self._patient.append((request.spec_keys, deferred))
+        return deferred
 
     @answers(AwaitLists)
     def _on_await_lists(self, request: AwaitLists) -> Deferred[ListsLearnt]:
@@ -167,6 +190,7 @@ class Index(LoopActor[Catalog]):
             previous=before,
         )
         node.metrics.catalog_rebuild_seconds(KIND).observe(node.clock.monotonic() - began)
+        snapshot = replace(snapshot, pending=self._pending())
         self.estate = replace(kept, snapshot=snapshot)
         node.world.publish_tools(snapshot)
         node.metrics.catalog_version(KIND).set(snapshot.version)
@@ -180,6 +204,19 @@ class Index(LoopActor[Catalog]):
                 reason=f"{len(snapshot.entries)} tools",
             )
         node.subscribers.tell(SnapshotChanged("tools", snapshot.version, snapshot.etag))
+        still_patient = [(keys, deferred) for keys, deferred in self._patient if keys & snapshot.pending]
+        for keys, deferred in self._patient:
+            if not keys & snapshot.pending:
+                deferred.answer(None)
+        self._patient = still_patient
+
+    def _pending(self) -> frozenset[SpecKey]:
+        """What is being learnt for the first time: nobody learns anything where bootstrap is disabled."""
+        if self._node.settings.bootstrap_mode == "disabled":
+            return frozenset()
+        servers = self._node.world.world.servers.values()
+        keys = frozenset(server.view.spec_key for server in servers)
+        return keys - self._kept.learnt.keys() - self._kept.tried
 
     def _report_conflicts(self, before: tuple[NameConflict, ...], after: tuple[NameConflict, ...]) -> None:
         for conflict in after:

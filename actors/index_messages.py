@@ -32,6 +32,21 @@ class AwaitLists(Request[ListsLearnt]):
 
 
 @dataclass(frozen=True, slots=True)
+class LearningFailed:
+    """The first attempt to learn this spec key is over without lists; nobody should wait for them."""
+
+    spec_key: SpecKey
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitFirstLists(Request[None]):
+    """Answered when the first attempt is over for all of these, whatever came of it; at once if it is."""
+
+    spec_keys: frozenset[SpecKey]
+
+
+@dataclass(frozen=True, slots=True)
 class Unlearnt(Request[tuple[SpecKey, ...]]):
     """Which spec keys of the world's servers have no lists yet."""
 
@@ -69,5 +84,7 @@ class Leave:
     consumer: ConsumerId
 
 
-IndexMessage: TypeAlias = ToolLists | ListsFailed | AwaitLists | Unlearnt | ServersChanged
+IndexMessage: TypeAlias = (
+    ToolLists | ListsFailed | LearningFailed | AwaitLists | AwaitFirstLists | Unlearnt | ServersChanged
+)
 SubscribersMessage: TypeAlias = Join | Leave | SnapshotChanged

@@ -12,7 +12,7 @@ from mcpv_node.settings import SpecKey
 
 from .callers import Caller
 from .context import NodeContext
-from .index_messages import AwaitLists, ListsLearnt
+from .index_messages import AwaitLists, LearningFailed, ListsLearnt
 from .kernel import Crashed, ExitReason, Handle, LoopActor, Normal, handles
 from .leases import Acquire, Lease, Refused, Release, StartCause, new_lease_id
 from .server_type.messages import ServerTypeMessage
@@ -77,4 +77,6 @@ class Probe(LoopActor[None]):
                 self.exit(Crashed(str(error)))
 
     def on_exit(self, reason: ExitReason) -> None:
+        if not isinstance(reason, Normal):
+            self._node.index.tell(LearningFailed(self._spec_key, str(reason)))
         self._server.tell(Release(self._lease))

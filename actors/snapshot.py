@@ -83,6 +83,7 @@ class ToolSnapshot:
     by_server: Mapping[ServerName, Mapping[str, ToolEntry]] = field(repr=False)  # raw name -> entry
     conflicts: tuple[NameConflict, ...] = ()
     complete: bool = True  # every enabled server has been learnt at least once
+    pending: frozenset[SpecKey] = frozenset()  # not learnt yet, and the first attempt is not over
 
 
 EMPTY_TOOLS = ToolSnapshot(

@@ -112,6 +112,8 @@ class Cell:
         self.closed = None
         self.incarnation += 1
         self.kind = type(actor).__name__
+        if self.incarnation > 1 and self.system.on_restart is not None:
+            self.system.on_restart(self.kind)
         self.since = self.system.clock.monotonic()
         self.actor = actor
         actor.attach(self)

@@ -35,6 +35,8 @@ class ActorSystem:
         self.thread_id = threading.get_ident()
         self.dead_letters: Counter[str] = Counter()
         self.on_dead_letter = on_dead_letter
+        # Hears the class of every actor whose place gets another incarnation.
+        self.on_restart: Callable[[str], None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._living: set[KernelActor[Any]] = set()
 

@@ -7,3 +7,53 @@
 
 Nothing is imported until it is asked for: the `stdio` command must start in a few milliseconds.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .embedding import (
+        CallError,
+        CallTool,
+        Failed,
+        ListedTool,
+        ListTools,
+        Node,
+        NodeActor,
+        NodeDown,
+        SnapshotChanged,
+        Stop,
+        Subscribe,
+        ToolList,
+        ToolResult,
+        Unsubscribe,
+        Why,
+        WhyReport,
+    )
+
+__all__ = [
+    "CallError",
+    "CallTool",
+    "Failed",
+    "ListTools",
+    "ListedTool",
+    "Node",
+    "NodeActor",
+    "NodeDown",
+    "SnapshotChanged",
+    "Stop",
+    "Subscribe",
+    "ToolList",
+    "ToolResult",
+    "Unsubscribe",
+    "Why",
+    "WhyReport",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in __all__:
+        return getattr(import_module(".embedding", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,6 +25,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
 
+from loguru import logger
 from msgspec.structs import replace
 
 from mcpv_node.actors import (
@@ -45,7 +46,7 @@ from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
 from mcpv_node.actors.instance import InstanceMessage
-from mcpv_node.actors.kernel import ActorSystem, Crashed, ExitReason, Handle
+from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
 from mcpv_node.actors.leases import InstanceId
 from mcpv_node.actors.server_type import DrainNow, ServerTypeMessage
 from mcpv_node.actors.snapshot import ServerView
@@ -69,8 +70,11 @@ from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, group_serv
 from mcpv_node.state_dir import StateDirBusy, lock_state_dir, read_or_create_node_id
 from mcpv_node.supervisors import (
     Bootstrap,
+    ChildExited,
+    ChildGaveUp,
     ChildKind,
     ChildSpec,
+    ChildStarted,
     DynamicSpec,
     Init,
     ProbeSpec,
@@ -79,10 +83,13 @@ from mcpv_node.supervisors import (
     ServerGroupSpec,
     StartChild,
     Strategy,
+    SupervisionEvent,
     Supervisor,
+    SupervisorGaveUp,
     SupervisorSpec,
     TreeNode,
     dynamic_child,
+    log_event,
     supervisor_child,
     tree,
 )
@@ -149,6 +156,7 @@ class NodeRuntime:
         self.system = ActorSystem(self._loop, clock=options.clock)
         self.metrics = Metrics()
         self.system.on_dead_letter = self._on_dead_letter
+        self.system.on_restart = lambda kind: self.metrics.actor_restarts_total(kind).inc()
         self._root = Handle[StartChild].create(self.system, "node")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
@@ -288,15 +296,17 @@ class NodeRuntime:
                                 ),
                             ),
                         ),
+                        sink=self._on_supervision,
                     ),
                 ),
-            )
+            ),
+            sink=self._on_supervision,
         )
 
     def _init_child(self, groups: list[ServerGroupSpec]) -> ChildSpec:
         return ChildSpec(
             id="init",
-            start=lambda: Init(groups),
+            start=lambda: Init(groups, sink=self._on_supervision),
             grace=None,
             start_timeout=None,
             kind=ChildKind.SUPERVISOR,
@@ -342,7 +352,9 @@ class NodeRuntime:
                     # A server type that crashes goes on from its estate; more than this is a defect of ours.
                     window=RestartWindow(max_restarts=5, period=10.0),
                     children=(
-                        dynamic_child("instances", DynamicSpec(), handle=instances),
+                        dynamic_child(
+                            "instances", DynamicSpec(), handle=instances, sink=self._on_supervision
+                        ),
                         ChildSpec(
                             id="server-type",
                             start=lambda: ServerType(self.context, group, start_instance),
@@ -352,6 +364,7 @@ class NodeRuntime:
                     ),
                 ),
                 restart=Restart.PERMANENT,
+                sink=self._on_supervision,
             ),
             server=server,
             always_on=spec.activation_mode == "always-on",
@@ -369,7 +382,10 @@ class NodeRuntime:
             ChildSpec(
                 id="bootstrap",
                 start=lambda: Bootstrap(
-                    tuple(probes.values()), index, concurrency=settings.bootstrap_concurrency
+                    tuple(probes.values()),
+                    index,
+                    concurrency=settings.bootstrap_concurrency,
+                    sink=self._on_supervision,
                 ),
                 grace=None,
                 start_timeout=None,
@@ -486,8 +502,24 @@ class NodeRuntime:
                 reason=f"process {orphan.pid} was left over",
             )
 
-    def _on_dead_letter(self, letter: Any) -> None:
+    def _on_dead_letter(self, letter: DeadLetter) -> None:
         self.metrics.dead_letters_total(letter.kind).inc()
+        logger.bind(actor=letter.name).debug("dead letter {}: {}", letter.message, letter.why)
+
+    def _on_supervision(self, event: SupervisionEvent) -> None:
+        """Every supervisor's events: logged, counted, and the faults told as the node's own events."""
+        log_event(event)
+        match event:
+            case ChildExited(reason=Crashed() | Killed() as reason, asked=False):
+                self.context.tell_event(EventKind.ACTOR_CRASHED, actor=event.child, reason=str(reason))
+            case ChildStarted(incarnation=incarnation) if incarnation > 1:
+                self.context.tell_event(EventKind.ACTOR_RESTARTED, actor=event.child)
+            case SupervisorGaveUp() | ChildGaveUp():
+                self.context.tell_event(
+                    EventKind.SUPERVISOR_GAVE_UP, actor=event.child, reason=str(event.reason)
+                )
+            case _:
+                pass
 
 
 def _with_address(settings: NodeSettings, http: str | None) -> NodeSettings:

@@ -185,6 +185,32 @@ def test_a_table_is_aligned_text_where_nobody_looks(node: FakeNode, program: Pro
     assert fs.split() == ["fs_read", "fs", "cache,", "stale"]
 
 
+def test_a_terminal_gets_the_same_cells_and_no_markup_of_a_servers_making(
+    node: FakeNode, program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node.reply("GET /api/v1/servers", ok([{**REPORT, "reason": "[red]boo[/red]"}]))
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "200")
+
+    out = program("servers").out
+
+    assert "suspended" in out
+    assert "[red]boo[/red]" in out
+
+
+def test_rich_is_not_loaded_where_nobody_looks(node: FakeNode) -> None:
+    script = (
+        "import sys; from mcpv_node.cli.app import main; main(sys.argv[1:]); print('rich' in sys.modules)"
+    )
+    arguments = ["servers", "--state-dir", str(node.state_dir)]
+
+    out = subprocess.run(
+        [sys.executable, "-P", "-c", script, *arguments], capture_output=True, check=True
+    ).stdout
+
+    assert out.splitlines()[-1] == b"False"
+
+
 def test_a_catalog_that_is_not_complete_says_so(node: FakeNode, program: Program) -> None:
     node.reply("GET /api/v1/catalog/tools", ok({**CATALOG, "complete": False}))
 

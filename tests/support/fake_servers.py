@@ -100,6 +100,7 @@ class FakeInstance(LoopActor[None]):
         self.name = name
         self.calls: list[Call] = []
         self.sent: list[bytes] = []
+        self.dying = {"dies"}
         self.cancelled: list[CancelCall] = []
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
 
@@ -108,7 +109,14 @@ class FakeInstance(LoopActor[None]):
         self.calls.append(call)
         params = bytes(call.params_to_send(None) or b"{}")
         self.sent.append(params)
-        match msgspec.json.decode(params)["name"]:
+        tool = msgspec.json.decode(params)["name"]
+        if tool in self.dying:
+            return CallFailed(
+                CallFailure(
+                    reason=Reason.INSTANCE_DIED, message="it died", server=self.name, executed="unknown"
+                )
+            )
+        match tool:
             case "slow":
                 deferred: Deferred[Answer | CallFailed] = self.defer()
                 self.waiting[call.lease] = deferred
@@ -116,12 +124,6 @@ class FakeInstance(LoopActor[None]):
             case "error":
                 return Answer(
                     error=Raw(b'{"code":-32050,"message":"mine","data":{"big":12345678901234567890}}')
-                )
-            case "dies":
-                return CallFailed(
-                    CallFailure(
-                        reason=Reason.INSTANCE_DIED, message="it died", server=self.name, executed="unknown"
-                    )
                 )
             case "progress":
                 for step in (1, 2):

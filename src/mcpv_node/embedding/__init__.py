@@ -1,1 +1,45 @@
-"""embedding"""
+"""The node for host applications: the same messages for pykka, plain threads and asyncio.
+
+# Layout
+
+`messages` is what host and node say to each other, `actor` the node as a pykka actor, `asyncio_node` that actor behind
+methods that can be awaited.
+"""
+
+from .actor import NodeActor
+from .asyncio_node import Node
+from .messages import (
+    CallError,
+    CallTool,
+    Failed,
+    ListedTool,
+    ListTools,
+    NodeDown,
+    SnapshotChanged,
+    Stop,
+    Subscribe,
+    ToolList,
+    ToolResult,
+    Unsubscribe,
+    Why,
+    WhyReport,
+)
+
+__all__ = [
+    "CallError",
+    "CallTool",
+    "Failed",
+    "ListTools",
+    "ListedTool",
+    "Node",
+    "NodeActor",
+    "NodeDown",
+    "SnapshotChanged",
+    "Stop",
+    "Subscribe",
+    "ToolList",
+    "ToolResult",
+    "Unsubscribe",
+    "Why",
+    "WhyReport",
+]

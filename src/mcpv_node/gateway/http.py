@@ -42,11 +42,16 @@ class HttpApp:
         self._loopback = is_loopback(bound)
         self._auth = services.node.settings.auth
         self._rest: AsgiApp | None = None
+        self._rest_failed = False
         self._closing = False
 
     def mount_rest(self, rest: AsgiApp) -> None:
         """From now on `/api` is answered by this."""
         self._rest = rest
+
+    def give_up_rest(self) -> None:
+        """It will not come: nobody should wait for it."""
+        self._rest_failed = True
 
     def close(self) -> None:
         """Take nothing new and end the open streams; calls in hand go on."""
@@ -139,6 +144,8 @@ class HttpApp:
             if await self._is_read(exchange):
                 body, content_type = self._services.node.metrics.exposition()
                 await exchange.answer(200, body, content_type=content_type.encode("latin-1"))
+        elif self._rest_failed:
+            await exchange.problem(500, "this part of the node could not be loaded; its log says why")
         elif self._rest is None:
             await self._unavailable(exchange, "this part of the node is still being loaded")
         else:

@@ -160,10 +160,13 @@ class HttpDoor(LoopActor[BoundAddress]):
 
     @handles(_RestLoaded)
     def _on_rest_loaded(self, message: _RestLoaded) -> None:
+        if self._app is None:
+            return
         if isinstance(message.outcome, Exception):
-            # MCP goes on without it; what is asked of it is answered 503.
+            # MCP goes on without it.
             logger.opt(exception=message.outcome).error("the REST application cannot be loaded")
-        elif self._app is not None:
+            self._app.give_up_rest()
+        else:
             self._app.mount_rest(message.outcome)
 
     @handles(_DrainEnded)

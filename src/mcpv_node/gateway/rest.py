@@ -8,7 +8,7 @@ RFC 9457; those of 7.6 carry their `reason`. The descriptions of the routes are 
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 import msgspec
 from litestar import Litestar, Request, Response, Router, get, post
@@ -16,7 +16,7 @@ from litestar.datastructures import State
 from litestar.exceptions import HTTPException, NotFoundException
 from litestar.openapi.config import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin
-from litestar.params import Parameter
+from litestar.params import FromPath, FromQuery, QueryParameter
 from loguru import logger
 from msgspec import Raw, Struct
 
@@ -44,6 +44,8 @@ REPORT_BOUND = 5.0
 
 # No start or drain takes longer; a client that wants to wait on may ask again (seconds).
 MAX_WAIT = 600.0
+
+Wait: TypeAlias = Annotated[float | None, QueryParameter(ge=0, le=MAX_WAIT)]
 
 _PROBLEM = PROBLEM.decode()
 
@@ -242,38 +244,32 @@ async def list_servers(state: State) -> ServersBody:
 
 
 @get("/servers/{name:str}")
-async def show_server(state: State, name: str) -> ServerBody:
+async def show_server(state: State, name: FromPath[str]) -> ServerBody:
     """One server and why it is as it is."""
     return await _report(_find(state, name))
 
 
 @post("/servers/{name:str}/start")
-async def start_server(
-    state: State, name: str, wait: Annotated[float | None, Parameter(ge=0, le=MAX_WAIT)] = None
-) -> Response[ActBody]:
+async def start_server(state: State, name: FromPath[str], wait: Wait = None) -> Response[ActBody]:
     """Lift a stop and start one instance."""
     return await _act(state, name, OperatorStart(), wait)
 
 
 @post("/servers/{name:str}/stop")
-async def stop_server(
-    state: State, name: str, wait: Annotated[float | None, Parameter(ge=0, le=MAX_WAIT)] = None
-) -> Response[ActBody]:
+async def stop_server(state: State, name: FromPath[str], wait: Wait = None) -> Response[ActBody]:
     """Drain and stop; the server stays stopped until it is started, retried or edited."""
     return await _act(state, name, OperatorStop(), wait)
 
 
 @post("/servers/{name:str}/retry")
-async def retry_server(
-    state: State, name: str, wait: Annotated[float | None, Parameter(ge=0, le=MAX_WAIT)] = None
-) -> Response[ActBody]:
+async def retry_server(state: State, name: FromPath[str], wait: Wait = None) -> Response[ActBody]:
     """Forget failures and try again now."""
     return await _act(state, name, Retry(), wait)
 
 
 @get("/catalog/tools")
 async def show_tools(
-    request: Request[Any, Any, State], state: State, since: int | None = None
+    request: Request[Any, Any, State], state: State, since: FromQuery[int | None] = None
 ) -> Response[CatalogBody | None]:
     """All tools, without starting anything. `since` is answered with the whole list."""
     world = _services(state).node.world.world

@@ -17,18 +17,16 @@ from mcpv_node.settings import NodeSettings, ProfileSettings, ServerName, ToolRu
 
 @dataclass(frozen=True, slots=True)
 class Cut(Selector):
-    """A selector that also stays within a set of servers, or within another selector."""
+    """A selector that also stays within a set of servers, and within each of other selectors."""
 
     servers: frozenset[ServerName] | None = None
-    within: Selector | None = None
+    within: tuple[Selector, ...] = ()
     rules: tuple[ToolRules, ...] = ()
 
     def selects(self, view: ServerView) -> bool:
         if self.servers is not None and view.name not in self.servers:
             return False
-        if self.within is not None and not self.within.selects(view):
-            return False
-        return Selector.selects(self, view)
+        return all(other.selects(view) for other in self.within) and Selector.selects(self, view)
 
 
 class Visibility:
@@ -87,19 +85,17 @@ def _cut(selector: Selector, outer: Selector) -> Selector:
         return selector
     if selector == EVERYTHING:
         return outer
-    inner = selector if isinstance(selector, Cut) else None
     return Cut(
         # A token for one server sees that server, by its raw names, on every path it may use.
         server=selector.server or outer.server,
-        tags=selector.tags,
         profile=selector.profile,
-        servers=inner.servers if inner is not None else None,
-        within=outer,
-        rules=(
-            *(inner.rules if inner is not None else ()),
-            *(outer.rules if isinstance(outer, Cut) else ()),
-        ),
+        within=(selector, outer),
+        rules=(*_rules(selector), *_rules(outer)),
     )
+
+
+def _rules(selector: Selector) -> tuple[ToolRules, ...]:
+    return selector.rules if isinstance(selector, Cut) else ()
 
 
 def _thin(view: ToolView, rules: tuple[ToolRules, ...]) -> ToolView:

@@ -1,0 +1,145 @@
+"""A node for asyncio applications: the same actor behind methods that can be awaited on any loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import AsyncGenerator, Callable, Mapping
+from types import TracebackType
+from typing import Any, Self
+
+import pykka
+
+from mcpv_node.actors.index_messages import SnapshotChanged
+from mcpv_node.actors.server_type import WhyReport
+from mcpv_node.settings import NodeSettings
+
+from .actor import NodeActor
+from .messages import (
+    CALL_TIMEOUT,
+    CallError,
+    CallTool,
+    Failed,
+    ListTools,
+    NodeDown,
+    Stop,
+    Subscribe,
+    ToolList,
+    ToolResult,
+    Unsubscribe,
+    Why,
+)
+
+
+class Node:
+    """An embedded node; `async with Node.from_config("node.yaml") as node:` starts and stops it.
+
+    What a message answers with `Failed`, a method raises as `CallError`.
+    """
+
+    def __init__(self, start: Callable[[], pykka.ActorRef[NodeActor]]) -> None:
+        self._start = start
+        self._ref: pykka.ActorRef[NodeActor] | None = None
+
+    @classmethod
+    def from_config(
+        cls,
+        config: str | os.PathLike[str] | NodeSettings | None = None,
+        *,
+        state_dir: str | os.PathLike[str] | None = None,
+        http: str | None = None,
+        token: str | None = None,
+    ) -> Node:
+        """A node with this configuration; it starts when the block is entered. Raises SettingsError there."""
+        return cls(lambda: NodeActor.start(config, state_dir=state_dir, http=http, token=token))
+
+    async def __aenter__(self) -> Self:
+        # Reading the configuration touches the disk, and pykka's start waits for the node's thread.
+        self._ref = await asyncio.to_thread(self._start)
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with contextlib.suppress(pykka.ActorDeadError):
+            await self._ask(Stop())
+
+    async def call_tool(
+        self,
+        name: str,
+        arguments: Mapping[str, Any] | None = None,
+        *,
+        key: str | None = None,
+        timeout: float = CALL_TIMEOUT,
+    ) -> ToolResult:
+        """Call a tool by its listed name; raises CallError when there is no result."""
+        result: ToolResult = await self._ask(CallTool(name, arguments or {}, key=key, timeout=timeout))
+        return result
+
+    async def list_tools(self, *, server: str | None = None) -> ToolList:
+        """List the tools; starts nothing."""
+        tools: ToolList = await self._ask(ListTools(server))
+        return tools
+
+    async def why(self, server: str) -> WhyReport:
+        """Why is this server as it is?"""
+        report: WhyReport = await self._ask(Why(server))
+        return report
+
+    async def snapshots(self) -> AsyncGenerator[SnapshotChanged, None]:
+        """The tool list as it is now, and again whenever it has changed; a slow reader gets the latest only."""
+        loop = asyncio.get_running_loop()
+        latest: list[SnapshotChanged | NodeDown] = []
+        has_news = asyncio.Event()
+
+        def keep(news: SnapshotChanged | NodeDown) -> None:
+            latest[:] = [news]
+            has_news.set()
+
+        def hear(news: SnapshotChanged | NodeDown) -> None:
+            loop.call_soon_threadsafe(keep, news)
+
+        listener = _Listener.start(hear)
+        ref = self._running()
+        try:
+            ref.tell(Subscribe("tools", listener))
+            while True:
+                await has_news.wait()
+                has_news.clear()
+                news = latest.pop()
+                if isinstance(news, NodeDown):
+                    return
+                yield news
+        finally:
+            with contextlib.suppress(pykka.ActorDeadError):
+                ref.tell(Unsubscribe("tools", listener))
+            listener.stop(block=False)
+
+    async def _ask(self, message: object) -> Any:
+        reply = await self._running().ask(message, block=False)
+        if isinstance(reply, Failed):
+            raise CallError(reply)
+        return reply
+
+    def _running(self) -> pykka.ActorRef[NodeActor]:
+        if self._ref is None:
+            raise RuntimeError("the node has not been started: use `async with`")
+        return self._ref
+
+
+class _Listener(pykka.ThreadingActor):
+    """Hears for a loop what the node tells an actor."""
+
+    use_daemon_thread = True
+
+    def __init__(self, hear: Callable[[Any], object]) -> None:
+        super().__init__()
+        self._hear = hear
+
+    def on_receive(self, message: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the host's loop has closed
+            self._hear(message)

@@ -1,0 +1,136 @@
+"""The session table: who gets in, who stays, what is left."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from msgspec import Raw
+from support.fake_servers import FakeNode, fake_node, make_settings, run, until
+from support.fakes import FakeClock
+
+from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.world import EVERYTHING
+from mcpv_node.gateway import CountSessions, Sessions, SessionsMessage
+from mcpv_node.gateway.sessions import Attach, Detach, Expire, NotOpened, Open, Opened, Session
+from mcpv_node.protocol import RawId, Request
+from mcpv_node.settings import NodeLimits
+from mcpv_node.telemetry import EventKind
+
+HELLO = Raw(b'{"protocolVersion":"2025-11-25","capabilities":{},"clientInfo":{"name":"c","version":"1"}}')
+LIMITS = NodeLimits(sessions=3, session_idle_seconds=100)
+
+
+async def start(node: FakeNode) -> Handle[SessionsMessage]:
+    return await node.start(Sessions(node.services), "sessions")
+
+
+async def try_to_open(table: Handle[SessionsMessage], params: Raw | None = HELLO) -> Opened | NotOpened:
+    return await table.ask(Open("p", EVERYTHING, Request(RawId(b"1"), "initialize", params)), 5)
+
+
+async def open_one(table: Handle[SessionsMessage], *, stay: bool = False) -> Session:
+    opened = await try_to_open(table)
+    assert isinstance(opened, Opened)
+    if not stay:
+        table.tell(Detach(opened.session.id))
+    return opened.session
+
+
+def scenario(check: Any, tmp_path: Path) -> None:
+    """Run `check(node, table, clock)` with small limits and a clock moved by hand."""
+
+    async def main() -> None:
+        clock = FakeClock()
+        settings = make_settings(limits=LIMITS)
+        async with fake_node(tmp_path, settings=settings, clock=clock) as node:
+            await check(node, await start(node), clock)
+
+    run(main)
+
+
+def test_the_table_has_a_bound_and_idle_sessions_make_room(tmp_path: Path) -> None:
+    async def check(_: FakeNode, table: Handle[SessionsMessage], clock: FakeClock) -> None:
+        for _number in range(3):
+            await open_one(table)
+        assert await try_to_open(table) == NotOpened(None)
+        clock.advance(100)
+        await open_one(table)
+        assert await table.ask(CountSessions(), 5) == 1
+
+    scenario(check, tmp_path)
+
+
+def test_a_session_expires_after_its_last_use_has_ended(tmp_path: Path) -> None:
+    async def check(_: FakeNode, table: Handle[SessionsMessage], clock: FakeClock) -> None:
+        session = await open_one(table)
+        clock.advance(99)
+        assert await table.ask(Attach(session.id, "p", EVERYTHING), 5) is session
+        clock.advance(1000)
+        table.tell(Expire())
+        assert await table.ask(CountSessions(), 5) == 1
+        table.tell(Detach(session.id))
+        clock.advance(99)
+        table.tell(Expire())
+        assert await table.ask(CountSessions(), 5) == 1
+        clock.advance(1)
+        table.tell(Expire())
+        assert await table.ask(Attach(session.id, "p", EVERYTHING), 5) is None
+
+    scenario(check, tmp_path)
+
+
+def test_what_is_no_initialize_registers_nothing(tmp_path: Path) -> None:
+    async def check(node: FakeNode, table: Handle[SessionsMessage], _: FakeClock) -> None:
+        for params in (None, Raw(b"{}"), Raw(b'{"protocolVersion":5}')):
+            refused = await try_to_open(table, params)
+            assert isinstance(refused, NotOpened)
+            assert refused.answer is not None
+            assert b"-32602" in refused.answer.data
+        assert await table.ask(CountSessions(), 5) == 0
+        assert node.subscribers.joined == {}
+
+    scenario(check, tmp_path)
+
+
+def test_ids_are_long_and_never_the_same(tmp_path: Path) -> None:
+    async def check(_: FakeNode, table: Handle[SessionsMessage], __: FakeClock) -> None:
+        ids = {(await open_one(table)).id for _ in range(3)}
+
+        assert len(ids) == 3
+        assert all(len(name) == 32 and name.isascii() and name.isprintable() for name in ids)
+
+    scenario(check, tmp_path)
+
+
+def test_sessions_survive_a_crash_of_their_owner(tmp_path: Path) -> None:
+    async def check(node: FakeNode, table: Handle[SessionsMessage], _: FakeClock) -> None:
+        session = await open_one(table)
+        cell = table.cell
+        cell.on_ended = None
+        again: Handle[SessionsMessage] = Handle.create(node.system, "again")
+        again.cell.estate = cell.estate
+        table.kill()
+        again.cell.start(Sessions(node.services))
+        assert await again.ask(Attach(session.id, "p", EVERYTHING), 5) is session
+        assert not session.ended
+        await node.stop(again)
+        assert session.ended
+
+    scenario(check, tmp_path)
+
+
+def test_the_end_of_the_table_ends_every_session_and_says_so(tmp_path: Path) -> None:
+    async def check(node: FakeNode, table: Handle[SessionsMessage], _: FakeClock) -> None:
+        session = await open_one(table, stay=True)
+        await until(lambda: node.subscribers.joined)
+        await node.stop(table)
+        await until(lambda: not node.subscribers.joined)
+        body, _type = node.services.node.metrics.exposition()
+        kinds = [event.kind for event in node.events.events]
+
+        assert session.outbox.is_closed()
+        assert kinds == [EventKind.SESSION_OPENED, EventKind.SESSION_CLOSED]
+        assert b'mcpv_sessions{door="http",era="legacy"} 0.0' in body
+
+    scenario(check, tmp_path)
