@@ -128,10 +128,14 @@ class InstanceExited:
 
 @dataclass(frozen=True, slots=True)
 class InstanceRetiring:
-    """It cannot be trusted with more calls and is stopping itself; a replacement may start."""
+    """It cannot be trusted with more calls and is stopping itself; a replacement may start.
+
+    `broken`: the server itself has ended the session, which counts like a crash.
+    """
 
     instance_id: InstanceId
     message: str
+    broken: bool = False
 
 
 # --- what an instance tells the indexes ---------------------------------------------------------

@@ -7,7 +7,8 @@ so a new incarnation goes on with the same instances and leases.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -36,7 +37,7 @@ from mcpv_node.actors.kernel import (
     handles,
 )
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, StartCause
-from mcpv_node.protocol import CallFailure
+from mcpv_node.protocol import CallFailure, Reason
 from mcpv_node.protocol import LastExit as WireExit
 from mcpv_node.settings import ServerGroup, ServerName
 from mcpv_node.telemetry import EventKind, rfc3339
@@ -65,7 +66,13 @@ from .messages import (
 # As many lines as `why` shows; the instance keeps a longer ring while it lives.
 STDERR_LINES = 20
 
+# How late the gauges of a busy server may be: they are for people, and counting costs as much as a lease.
+GAUGE_DELAY = 0.5
+
 StartInstance = Callable[[InstanceId], Handle[InstanceMessage]]
+
+# Every instance of this server type that exists, whoever started it.
+LiveInstances = Callable[[], Iterable[Handle[InstanceMessage]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,6 @@ class Estate:
     """All that one incarnation leaves to the next."""
 
     state: State
-    prefix: str
     peers: Mapping[InstanceId, Peer] = field(default_factory=lambda: MappingProxyType({}))
     starts: int = 0
     restarts: int = 0
@@ -95,22 +101,36 @@ class Estate:
     stderr: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class _Count:
+    """The gauges are behind."""
+
+
 class ServerType(LoopActor[Estate]):
     """See the module. `start_instance` has a new Instance started under its supervisor and names it."""
 
-    def __init__(self, node: NodeContext, group: ServerGroup, start_instance: StartInstance) -> None:
+    def __init__(
+        self,
+        node: NodeContext,
+        group: ServerGroup,
+        start_instance: StartInstance,
+        live_instances: LiveInstances = tuple,
+    ) -> None:
         super().__init__()
         self._node = node
         self._group = group
         self._name = ServerName(group.specs[0].name)
         self._policy = Policy.of(group.specs[0])
         self._start_instance = start_instance
+        self._live_instances = live_instances
+        self._prefix = ""
         self._parked: dict[LeaseId, Deferred[Lease | Refused]] = {}
         self._settled: list[Deferred[ServerState]] = []
         self._monitors: dict[MonitorId, InstanceId] = {}
         self._wake: Timer | None = None
         self._wake_at = float("inf")
         self._stopping = False
+        self._is_counting = False
 
     @property
     def _now(self) -> float:
@@ -124,13 +144,25 @@ class ServerType(LoopActor[Estate]):
     # --- life -----------------------------------------------------------------------------------
 
     def on_start(self, estate: Estate | None = None) -> None:
+        # An id is never used twice: what a crash left uncommitted may have taken the next number.
+        self._prefix = self._name if self.incarnation == 1 else f"{self._name}-r{self.incarnation}"
         if estate is None:
-            prefix = self._name if self.incarnation == 1 else f"{self._name}-r{self.incarnation}"
-            self.estate = Estate(State(since=self._now), prefix)
+            # Only the first one waits for its turn: nobody tells a later one to warm.
+            self.estate = Estate(State(since=self._now, warm=self.incarnation > 1))
         else:
+            # An earlier end by request may have been a restart of the group, not the end of the node.
+            self.estate = replace(estate, state=core.resume(estate.state))
             for instance_id, peer in estate.peers.items():
                 self._monitors[self.watch(peer.handle.cell)] = instance_id
+        self._stop_strays()
         self._decide(core.Woken())
+
+    def _stop_strays(self) -> None:
+        """Instances that an earlier incarnation started and this one knows nothing of."""
+        known = {peer.handle.cell for peer in self._kept.peers.values()}
+        for handle in self._live_instances():
+            if handle.cell not in known:
+                handle.tell(StopInstance("its server type has restarted without it"))
 
     def on_shutdown(self) -> None:
         self._stopping = True
@@ -145,7 +177,11 @@ class ServerType(LoopActor[Estate]):
     def on_down(self, down: Down) -> None:
         """The backstop of every end: an instance that could not say so itself."""
         instance_id = self._monitors.pop(down.monitor, None)
-        if instance_id is not None and instance_id in self._kept.peers:
+        if instance_id is None or instance_id not in self._kept.peers:
+            return
+        if any(it.id == instance_id and it.starts for it in self._kept.state.instances):
+            self._on_instance_failed(InstanceFailed(instance_id, str(down.reason), fatal=False))
+        else:
             self._instance_gone(InstanceExited(instance_id, asked=False, message=str(down.reason)))
 
     # --- requests -------------------------------------------------------------------------------
@@ -159,8 +195,22 @@ class ServerType(LoopActor[Estate]):
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:
-        self._parked.pop(message.lease, None)
+        if self._parked:
+            self._give_up_waiting(message.lease)
         self._decide(core.Released(message.lease))
+
+    def _give_up_waiting(self, lease: LeaseId) -> None:
+        """Whoever releases what was not granted does not wait any more; the promise must not stay for ever."""
+        deferred = self._parked.pop(lease, None)
+        if deferred is not None:
+            message = f"{self._name}: the caller gave up waiting"
+            deferred.answer(
+                Refused(
+                    CallFailure(
+                        reason=Reason.QUEUE_TIMEOUT, message=message, server=self._name, executed="no"
+                    )
+                )
+            )
 
     @answers(Why)
     def _on_why(self, _request: Why) -> WhyReport:
@@ -251,7 +301,7 @@ class ServerType(LoopActor[Estate]):
             to=InstanceState.STOPPING.value,
             reason=message.message,
         )
-        self._decide(core.Retired(message.instance_id))
+        self._decide(core.Retired(message.instance_id, message.broken))
 
     @handles(InstanceExited)
     def _on_instance_exited(self, message: InstanceExited) -> None:
@@ -270,12 +320,15 @@ class ServerType(LoopActor[Estate]):
     def _decide(self, event: core.Event) -> None:
         kept = self._kept
         now = self._now
-        state, actions = core.decide(self._policy, kept.prefix, kept.state, event, now)
+        state, actions = core.decide(self._policy, self._prefix, kept.state, event, now)
         if state is not kept.state:
             self.estate = replace(kept, state=state)
         for action in actions:
             self._perform(action)
         self._set_wake(event, now)
+        if not self._is_counting:
+            self._is_counting = True
+            self.after(GAUGE_DELAY, _Count())
         if self._settled and self._is_settled():
             for deferred in self._settled:
                 deferred.answer(self._kept.state.shown)
@@ -343,6 +396,15 @@ class ServerType(LoopActor[Estate]):
         )
         if restarts:
             self._node.metrics.instance_restarts_total(self._name).inc()
+
+    @handles(_Count)
+    def _on_count(self, _message: _Count) -> None:
+        self._is_counting = False
+        kept = self._kept
+        found = Counter(_instance_state(it, kept.peers[it.id]) for it in kept.state.instances)
+        for state in InstanceState:
+            self._node.metrics.instances(self._name, state.value).set(found[state])
+        self._node.metrics.waiters(self._name).set(len(kept.state.waiters))
 
     def _set_wake(self, event: core.Event, now: float) -> None:
         """Keep one timer, at or before the next moment that matters; ringing early does no harm."""

@@ -27,6 +27,9 @@ HEALTHY_AFTER = 60.0
 # What `overloaded` advises: long enough for a slot to come free, short enough to try again.
 OVERLOADED_RETRY_AFTER = 1.0
 
+# Far beyond any longest delay, and still a float.
+MAX_DOUBLINGS = 60
+
 
 class Policy(Struct, frozen=True):
     """The pool settings of a server type, as its core needs them."""
@@ -80,6 +83,7 @@ class Instance(Struct, frozen=True):
     wanted: bool = False  # somebody other than a probe has used it
     drain_until: float | None = None
     stopping: bool = False
+    broken: bool = False  # it stops because it failed, not because it was told to
 
     @property
     def serves(self) -> bool:
@@ -114,7 +118,9 @@ class State(Struct, frozen=True):
     warm: bool = False  # told to start what is desired; until then an always-on server waits its turn
     held: bool = False  # by an operator's stop
     draining: bool = False  # the node stops
+    asked_up: bool = False  # an operator's start that no instance has answered yet
     failures: int = 0  # in a row, since the last health
+    failed_at: float | None = None
     next_try_at: float | None = None
     suspended: str | None = None
     last_failure: str = ""
@@ -158,9 +164,10 @@ class Exited(Struct, frozen=True):
 
 
 class Retired(Struct, frozen=True):
-    """It stops itself: nothing more goes to it."""
+    """It stops itself: nothing more goes to it. `broken`: its end counts as a crash."""
 
     id: InstanceId
+    broken: bool = False
 
 
 class ClientsChanged(Struct, frozen=True):
@@ -263,29 +270,28 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             if is_settled:
                 return state, actions
         case BecameReady():
-            state = _change(state, event.id, lambda it: replace(it, ready_at=now, idle_since=now))
+            state = _change(state, event.id, lambda it: _made_ready(it, now))
         case StartFailed():
             state = _start_failed(policy, state, event, now, actions)
         case Exited():
-            state = _exited(policy, state, event, now)
-        case Retired():
-            state = _change(state, event.id, lambda it: replace(it, stopping=True))
+            state = _exited(policy, state, event, now, actions)
+        case Retired(broken=broken):
+            state = _change(state, event.id, lambda it: replace(it, stopping=True, broken=broken))
         case ClientsChanged():
             state = replace(state, clients=event.clients)
         case WarmAsked():
             state = replace(state, warm=True)
         case StartAsked():
-            state = replace(state, held=False)
-            has_room = len(state.instances) < policy.max_instances
-            up = any(it.starts or it.serves for it in state.instances)
-            if not up and has_room and state.suspended is None:
-                state = _start(prefix, state, StartCause.OPERATOR, now, actions)
+            asked_up = state.suspended is None
+            next_try_at = None if asked_up else state.next_try_at
+            state = replace(_lift_stop(state), asked_up=asked_up, next_try_at=next_try_at)
         case StopAsked():
-            state = _drain(policy, replace(state, held=True), now)
+            state = _drain(policy, replace(state, held=True, asked_up=False), now)
         case DrainAsked(patience=patience):
             state = _drain(policy, replace(state, draining=True), now, patience)
         case RetryAsked():
-            state = replace(state, held=False, failures=0, next_try_at=None, suspended=None, last_failure="")
+            state = _lift_stop(state)
+            state = replace(state, failures=0, next_try_at=None, suspended=None, last_failure="")
         case Woken():
             pass
         case _:
@@ -306,23 +312,33 @@ def restart_delay(policy: Policy, failures: int, chance: float) -> float:
     """Seconds before the next try after `failures` in a row; the first try is at once (DESIGN 7.3)."""
     if failures <= 1:
         return 0.0
-    return min(policy.backoff_max, policy.backoff_base * 2.0 ** (failures - 2)) * (0.5 + chance / 2)
+    doubled = policy.backoff_base * 2.0 ** min(failures - 2, MAX_DOUBLINGS)
+    return min(policy.backoff_max, doubled) * (0.5 + chance / 2)
 
 
 def next_wake(policy: Policy, state: State) -> float | None:
     """The next moment at which time alone changes something, or None."""
     starting = _start_deadline(policy, state)
     moments = [_patience(policy, waiter, starting) for waiter in state.waiters]
+    has_spare = _spare(policy, state) > 0
     for it in state.instances:
         if it.stopping:
             continue
         if it.drain_until is not None:
             moments.append(it.drain_until)
-        elif it.idle_since is not None and it.is_idle and not policy.never_reaped:
-            moments.append(it.idle_since + policy.idle_seconds)
+        elif has_spare and (idle_end := _idle_end(policy, it)) is not None:
+            moments.append(idle_end)
     if state.next_try_at is not None and state.suspended is None:
         moments.append(state.next_try_at)
     return min(moments, default=None)
+
+
+def resume(state: State) -> State:
+    """The state for a server type that starts again after it was asked to end: nothing drains for that."""
+    if not state.draining:
+        return state
+    kept = state.instances if state.held else tuple(replace(it, drain_until=None) for it in state.instances)
+    return replace(state, draining=False, instances=kept)
 
 
 # --- steps --------------------------------------------------------------------------------------
@@ -338,12 +354,12 @@ def _acquire(
             return state, True
     if any(waiter.lease == event.lease for waiter in state.waiters):
         return state, True
-    refusal = _refusal(policy, state, event.deadline, now)
+    waiter = Waiter(event.lease, event.cause, event.kind, now, event.deadline)
+    refusal = _refusal(policy, state, waiter, now)
     if refusal is not None:
         reason, message, retry_after = refusal
         actions.append(Refuse(event.lease, reason, message, 0.0, retry_after))
         return state, True
-    waiter = Waiter(event.lease, event.cause, event.kind, now, event.deadline)
     if not state.waiters:
         free = _free_instance(policy, state)
         if free is not None:
@@ -357,20 +373,21 @@ def _acquire(
 
 
 def _refusal(
-    policy: Policy, state: State, deadline: float, now: float
+    policy: Policy, state: State, waiter: Waiter, now: float
 ) -> tuple[Reason, str, float | None] | None:
-    """Why nobody may wait now, if so."""
+    """Why there is nothing to wait for, if so."""
     if state.held:
         return Reason.STOPPING, "an operator stopped this server; `server start` lifts it", None
     if state.draining:
         return Reason.STOPPING, "the node is stopping", None
     if state.suspended is not None:
         return Reason.SUSPENDED, state.suspended, None
-    if state.next_try_at is not None and not any(it.serves or it.starts for it in state.instances):
-        patience = min(deadline, now + policy.queue_timeout)
-        if state.next_try_at > patience:
-            wait = state.next_try_at - now
-            return Reason.BACKING_OFF, f"next try in {wait:.1f} s ({state.last_failure})", wait
+    if state.next_try_at is None or state.next_try_at <= now:
+        return None
+    is_alone = not any(it.serves or it.starts for it in state.instances)
+    if is_alone and state.next_try_at >= _patience(policy, waiter, None):
+        wait = state.next_try_at - now
+        return Reason.BACKING_OFF, f"next try in {wait:.1f} s ({state.last_failure})", wait
     return None
 
 
@@ -399,9 +416,8 @@ def _release(
 
 def _stop_unwanted(policy: Policy, state: State, it: Instance, actions: list[Action]) -> State:
     """An instance that only a probe used has done what it was started for (I13)."""
-    spare = sum(other.serves for other in state.instances) > desired(policy, state)
-    only_probed = it.cause is StartCause.BOOTSTRAP and not it.wanted
-    if only_probed and it.serves and it.is_idle and spare and not state.waiters:
+    has_spare = _spare(policy, state) > 0
+    if _is_only_probed(it) and it.serves and it.is_idle and has_spare and not state.waiters:
         return _stop(state, it, "its lists are learnt", actions)
     return state
 
@@ -425,14 +441,17 @@ def _start_failed(
     return state
 
 
-def _exited(policy: Policy, state: State, event: Exited, now: float) -> State:
+def _exited(policy: Policy, state: State, event: Exited, now: float, actions: list[Action]) -> State:
     gone = next((it for it in state.instances if it.id == event.id), None)
     if gone is None:
         return state
+    if gone.starts and not event.asked:
+        failed = StartFailed(event.id, event.message, fatal=False, chance=event.chance)
+        return _start_failed(policy, state, failed, now, actions)
     state = _remove(state, event.id)
-    if event.asked or gone.stopping:
+    if event.asked or (gone.stopping and not gone.broken):
         return state
-    if gone.ready_at is not None and now - gone.ready_at >= HEALTHY_AFTER:
+    if _has_proved_healthy(state, gone, now):
         state = replace(state, failures=0)
     return _count_failure(policy, state, event.message, fatal=False, chance=event.chance, now=now)
 
@@ -449,6 +468,7 @@ def _count_failure(
     return replace(
         state,
         failures=failures,
+        failed_at=now,
         last_failure=message,
         suspended=suspended,
         next_try_at=None if suspended else now + restart_delay(policy, failures, chance),
@@ -467,24 +487,39 @@ def _drain(policy: Policy, state: State, now: float, patience: float | None = No
     )
 
 
+def _lift_stop(state: State) -> State:
+    """An operator's stop is over: what was draining for it and has not been told to stop goes on."""
+    if not state.held or state.draining:
+        return replace(state, held=False)
+    going_on = tuple(replace(it, drain_until=None) for it in state.instances)
+    return replace(state, held=False, instances=going_on)
+
+
 def _settle(policy: Policy, prefix: str, state: State, now: float, actions: list[Action]) -> State:
     """Bring everything in line with the facts: queue, starts, stops, the state that is shown."""
     if state.next_try_at is not None and state.next_try_at <= now:
         state = replace(state, next_try_at=None)
     state = _forget_failures(state, now)
     state = _serve(policy, state, now, actions)
-    state = _expire(policy, state, now, actions)
+    # Before anybody is refused: who does not queue at all may still wait for a start.
     state = _grow(policy, prefix, state, now, actions)
+    state = _expire(policy, state, now, actions)
     state = _shrink(policy, state, now, actions)
     return _show(policy, state, now, actions)
 
 
 def _forget_failures(state: State, now: float) -> State:
-    if state.failures and any(
-        it.ready_at is not None and now - it.ready_at >= HEALTHY_AFTER for it in state.instances
-    ):
+    if state.failures and any(_has_proved_healthy(state, it, now) for it in state.instances):
         return replace(state, failures=0, next_try_at=None)
     return state
+
+
+def _has_proved_healthy(state: State, it: Instance, now: float) -> bool:
+    """Whether it has been ready for long, with no other failing meanwhile: those would never back off."""
+    if it.ready_at is None:
+        return False
+    since = it.ready_at if state.failed_at is None else max(it.ready_at, state.failed_at)
+    return now >= since + HEALTHY_AFTER
 
 
 def _serve(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
@@ -508,11 +543,14 @@ def _expire(policy: Policy, state: State, now: float, actions: list[Action]) -> 
     starting = _start_deadline(policy, state)
     left: list[Waiter] = []
     for waiter in state.waiters:
-        refusal = _refusal(policy, state, waiter.deadline, now)
+        refusal = _refusal(policy, state, waiter, now)
         waited = now - waiter.since
         if refusal is not None:
             reason, message, retry_after = refusal
             actions.append(Refuse(waiter.lease, reason, message, waited, retry_after))
+        elif starting is not None and now >= max(starting, _patience(policy, waiter, starting)):
+            message = f"it was not ready within {policy.start_timeout:g} s"
+            actions.append(Refuse(waiter.lease, Reason.START_FAILED, message, waited))
         elif now >= _patience(policy, waiter, starting):
             actions.append(
                 Refuse(waiter.lease, Reason.QUEUE_TIMEOUT, f"no slot came free in {waited:.1f} s", waited)
@@ -530,25 +568,30 @@ def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[A
         return state
     starting = sum(it.starts for it in state.instances)
     alive = starting + sum(it.serves for it in state.instances)
-    unmet = len(state.waiters) - starting * policy.max_concurrent
+    waiting = sum(waiter.deadline > now for waiter in state.waiters)
+    unmet = waiting - starting * policy.max_concurrent
     for_waiters = -(-unmet // policy.max_concurrent) if unmet > 0 else 0
-    target = desired(policy, state)
+    if alive:
+        state = replace(state, asked_up=False) if state.asked_up else state
+    target = max(desired(policy, state), int(state.asked_up))
     room = policy.max_instances - len(state.instances)
     for _ in range(min(room, max(for_waiters, target - alive))):
-        if state.waiters and for_waiters > 0:
+        if for_waiters > 0:
             cause = state.waiters[0].cause
+        elif state.asked_up:
+            cause = StartCause.OPERATOR
         elif policy.always_on:
             cause = StartCause.ALWAYS_ON
         else:
             cause = StartCause.MIN_READY
-        state = _start(prefix, state, cause, now, actions)
+        state = replace(_start(prefix, state, cause, now, actions), asked_up=False)
         for_waiters -= 1
     return state
 
 
 def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
     """Stop what has drained, and what has been idle for longer than it is worth keeping."""
-    spare = sum(it.serves for it in state.instances) - desired(policy, state)
+    spare = _spare(policy, state)
     for it in state.instances:
         if it.stopping:
             continue
@@ -556,14 +599,7 @@ def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> 
             if it.is_idle or now >= it.drain_until:
                 why = "drained" if it.is_idle else "the drain timeout ran out"
                 state = _stop(state, it, why, actions)
-        elif (
-            spare > 0
-            and it.serves
-            and it.is_idle
-            and not policy.never_reaped
-            and it.idle_since is not None
-            and now - it.idle_since >= policy.idle_seconds
-        ):
+        elif spare > 0 and (idle_end := _idle_end(policy, it)) is not None and now >= idle_end:
             state = _stop(state, it, "idle", actions)
             spare -= 1
     return state
@@ -617,6 +653,28 @@ def _ready_reason(policy: Policy, state: State) -> str:
 
 
 # --- small parts --------------------------------------------------------------------------------
+
+
+def _made_ready(it: Instance, now: float) -> Instance:
+    """Ready, once: a second notice would make it younger than it is."""
+    return it if it.ready_at is not None else replace(it, ready_at=now, idle_since=now)
+
+
+def _spare(policy: Policy, state: State) -> int:
+    """How many more serve than would without anybody waiting."""
+    return sum(it.serves for it in state.instances) - desired(policy, state)
+
+
+def _is_only_probed(it: Instance) -> bool:
+    return it.cause is StartCause.BOOTSTRAP and not it.wanted
+
+
+def _idle_end(policy: Policy, it: Instance) -> float | None:
+    """When it has been idle for longer than it is worth keeping, or None while it is not."""
+    is_kept_anyway = policy.never_reaped and not _is_only_probed(it)
+    if it.idle_since is None or not it.serves or not it.is_idle or is_kept_anyway:
+        return None
+    return it.idle_since + policy.idle_seconds
 
 
 def _free_instance(policy: Policy, state: State) -> Instance | None:

@@ -831,3 +831,23 @@ def test_a_routing_key_comes_in_the_header_or_in_meta_and_is_the_principals_own(
         assert too_long.status == 400
 
     run(main)
+
+
+def test_a_slow_call_shows_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcpv_node.gateway.mcp_http.KEEPALIVE", 0.01)
+
+    async def main() -> None:
+        async with open_door(tmp_path) as stage:
+            client = await RawClient.open(stage.url)
+            await client.send(call(1, "alpha_slow"))
+            _, headers = await client.connection.read_head()
+            sign = await client.connection.read_chunk()
+            await stage.finish_slow()
+            answer = await client.connection.read_event()
+            await client.close()
+
+        assert headers["content-type"] == "text/event-stream"
+        assert sign.startswith(b":")
+        assert answer["result"]["slow"]
+
+    run(main)

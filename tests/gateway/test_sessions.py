@@ -70,6 +70,7 @@ def test_a_session_expires_after_its_last_use_has_ended(tmp_path: Path) -> None:
         table.tell(Expire())
         assert await table.ask(CountSessions(), 5) == 1
         table.tell(Detach(session.id))
+        assert await table.ask(CountSessions(), 5) == 1
         clock.advance(99)
         table.tell(Expire())
         assert await table.ask(CountSessions(), 5) == 1

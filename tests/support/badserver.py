@@ -25,6 +25,7 @@ Refusing to go
   FORK_GRANDCHILD             a child in the same group that keeps stdin, stdout and stderr open for 300 s
   SETSID_GRANDCHILD           a child in a session of its own, with no pipe of ours, for 300 s
   EXIT_AFTER_CALLS=N          exit 0 right after the reply to the N-th tools/call
+  IGNORE_CANCEL               a cancelled call goes on to its end, and is answered
 Lists
   LIST_PAGES=N                the tools come in N pages
   LIST_FILE=FILE              the tools are this JSON list (whole definitions); on SIGHUP it is read again, and
@@ -47,7 +48,7 @@ Tools (all answer with text)
   big(bytes)                  so many x
   error(code=-32000, message="told to fail")   a JSON-RPC error
   is_error(text)              a result with isError true
-A cancelled call is not answered.
+A cancelled call is not answered, but for IGNORE_CANCEL.
 """
 
 from __future__ import annotations
@@ -172,7 +173,8 @@ class Server:
                 threading.Thread(target=self.ping, daemon=True).start()
         elif method == "notifications/cancelled":
             log("cancelled", json.dumps(params.get("requestId")))
-            if event := self.cancelled.get(json.dumps(params.get("requestId"))):
+            event = self.cancelled.get(json.dumps(params.get("requestId")))
+            if event and not switch("IGNORE_CANCEL"):
                 event.set()
         elif method == "ping":
             if not switch("PING_BLOCK"):

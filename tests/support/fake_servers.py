@@ -30,7 +30,6 @@ from mcpv_node.actors.kernel import (
     Handle,
     KernelActor,
     LoopActor,
-    Request,
     answers,
     handles,
 )
@@ -156,7 +155,7 @@ class FakeServerType(LoopActor[None]):
         super().__init__()
         self.name = name
         self.instance = instance
-        self.state = ServerState.COLD
+        self.server_state = ServerState.COLD
         self.refusal: CallFailure | None = None
         self.keeps_waiting = False
         self.acquired: list[Acquire] = []
@@ -186,17 +185,17 @@ class FakeServerType(LoopActor[None]):
 
     @answers(OperatorStart)
     def _on_start_order(self, _: OperatorStart) -> ServerState:
-        self.state = ServerState.STARTING
-        return self.state
+        self.server_state = ServerState.STARTING
+        return self.server_state
 
     @answers(OperatorStop)
     def _on_stop_order(self, _: OperatorStop) -> ServerState:
-        self.state = ServerState.DRAINING
-        return self.state
+        self.server_state = ServerState.DRAINING
+        return self.server_state
 
     @answers(Retry)
     def _on_retry(self, _: Retry) -> ServerState:
-        return self.state
+        return self.server_state
 
     @answers(Settled)
     def _on_settled(self, _: Settled) -> ServerState | Deferred[ServerState]:
@@ -204,15 +203,15 @@ class FakeServerType(LoopActor[None]):
             deferred: Deferred[ServerState] = self.defer()
             self.unsettled.append(deferred)
             return deferred
-        self.state = ServerState.READY
-        return self.state
+        self.server_state = ServerState.READY
+        return self.server_state
 
     @answers(Why)
     def _on_why(self, _: Why) -> WhyReport:
         return WhyReport(
             name=ServerName(self.name),
             spec_key=SpecKey(f"key-{self.name}"),
-            state=self.state,
+            state=self.server_state,
             reason="because the test says so",
             since=BEGINNING,
             next_try_at=None,
@@ -225,11 +224,6 @@ class FakeServerType(LoopActor[None]):
             restarts=0,
             calls=CallCounts(),
         )
-
-
-@dataclass(frozen=True, slots=True)
-class _Nothing(Request[None]):
-    """Asked to know that everything told before has been handled."""
 
 
 class FakeSubscribers(LoopActor[None]):

@@ -512,7 +512,7 @@ def start_node_as_configured(folder: Path, *options: str) -> Node:
     """Start a node with the configuration of the start before."""
     process = spawn_node(folder, *options)
     assert process.stdout is not None
-    line = b""
+    line, started = b"", False
     try:
         if select.select([process.stdout], [], [], START_TIMEOUT)[0]:
             line = process.stdout.readline()
@@ -520,9 +520,13 @@ def start_node_as_configured(folder: Path, *options: str) -> Node:
             process.kill()
             code = process.wait(STOP_TIMEOUT)
             raise NodeFailed(f"the node did not start and ended {code}:\n{_log_tail(folder)}")
-        return Node(folder, process, json.loads(line))
+        node = Node(folder, process, json.loads(line))
+        # The doors are open first; the REST interface is imported after them.
+        node.until(lambda: node.rest("GET", "node")[0] == 200, "loaded")
+        started = True
+        return node
     finally:
-        if not line:
+        if not started:
             _end(process)
 
 
