@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from loguru import logger
+
 from mcpv_node.transports import (
     ExitStatus,
     GuardProcess,
@@ -22,7 +24,7 @@ from mcpv_node.transports import (
     start_guard,
 )
 
-from .kernel import ExitReason, LoopActor, Request, Shutdown, answers, handles
+from .kernel import Deferred, ExitReason, LoopActor, Request, Shutdown, answers, handles
 
 # Seconds between TERM and KILL for what a dead node left: a server that has lost its client has nothing to finish.
 REAP_GRACE = 1.0
@@ -119,11 +121,22 @@ class Guard(LoopActor[GuardProcess]):
         self.exit(Shutdown())
 
     @answers(Enlist)
-    def _on_enlist(self, request: Enlist) -> None:
+    def _on_enlist(self, request: Enlist) -> Deferred[None] | None:
+        """A disk that refuses costs this one start, not the guard: without it every server would be ended."""
         assert self._ledger is not None
-        self._ledger.append_started(request.entry)
+        try:
+            self._ledger.append_started(request.entry)
+        except OSError as error:
+            refused: Deferred[None] = self.defer()
+            refused.fail(error)
+            return refused
+        return None
 
     @handles(StrikeOff)
     def _on_strike_off(self, message: StrikeOff) -> None:
         assert self._ledger is not None
-        self._ledger.append_ended(message.pgid)
+        try:
+            self._ledger.append_ended(message.pgid)
+        except OSError as error:
+            # What stays in the ledger by mistake is looked at again, and has ended.
+            logger.error("the end of group {} could not be kept: {}", message.pgid, error)

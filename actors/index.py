@@ -96,24 +96,34 @@ class Index(LoopActor[Catalog]):
         }
         learnt.update(self._kept.learnt)
         kept = message.outcome.versions.get(KIND)
+        # After a crash that cost the estate, what was published last is newer than what is on disk.
+        published = self._node.world.world.tools
         snapshot = self._kept.snapshot
-        if kept is not None:
+        if kept is not None and kept.version >= published.version:
             snapshot = replace(snapshot, version=kept.version, etag=kept.etag)
+        elif published.version:
+            snapshot = replace(snapshot, version=published.version, etag=published.etag)
         self.estate = Catalog(MappingProxyType(learnt), snapshot, self._kept.tried)
         self._rebuild()
         self.started()
 
     @handles(ToolLists)
     def _on_tool_lists(self, message: ToolLists) -> None:
-        learnt = Learnt(message.spec_key, message.profile, message.tools, Source.LIVE)
-        self._learn(learnt)
+        known = self._kept.learnt.get(message.spec_key)
+        if _is_doubtful(message):
+            if known is not None and known.tools:
+                self._learn(replace(known, stale=True))
+            else:
+                self._learn(_live(message))
+        else:
+            self._learn(_live(message))
+            self._save(message)
         for rejected in message.rejected:
             self._node.tell_event(
                 EventKind.TOOL_ENTRY_REJECTED,
                 instance=message.instance_id,
                 reason=f"{rejected.name or f'entry {rejected.index}'}: {rejected.why}",
             )
-        self._store.tell(SaveLists(self._to_store(message)))
         self._tell_news(ListsLearnt(message.spec_key))
 
     @handles(ListsFailed)
@@ -138,7 +148,9 @@ class Index(LoopActor[Catalog]):
         return deferred
 
     @answers(AwaitLists)
-    def _on_await_lists(self, request: AwaitLists) -> Deferred[ListsLearnt]:
+    def _on_await_lists(self, request: AwaitLists) -> ListsLearnt | Deferred[ListsLearnt]:
+        if request.spec_key in self._kept.learnt and not self._rebuilding:
+            return ListsLearnt(request.spec_key)
         deferred: Deferred[ListsLearnt] = self.defer()
         self._waiting.setdefault(request.spec_key, []).append(deferred)
         return deferred
@@ -229,13 +241,15 @@ class Index(LoopActor[Catalog]):
 
     # --- the store's form -----------------------------------------------------------------------
 
-    def _to_store(self, message: ToolLists) -> CatalogRecord:
+    def _save(self, message: ToolLists) -> None:
         servers = self._node.world.world.servers
-        name = next(name for name, server in servers.items() if server.view.spec_key == message.spec_key)
-        return CatalogRecord(
+        names = [name for name, server in servers.items() if server.view.spec_key == message.spec_key]
+        if not names:
+            return  # it was removed while its lists were read
+        record = CatalogRecord(
             spec_key=message.spec_key,
             profile=message.profile,
-            server_name=name,
+            server_name=names[0],
             lists={KIND: tuple(ListedEntry(tool.name, tool.definition) for tool in message.tools)},
             learnt_at=rfc3339(self._node.clock.wall()),
             era=message.hello.version,
@@ -243,6 +257,16 @@ class Index(LoopActor[Catalog]):
             instructions=message.hello.instructions,
             capabilities=message.hello.capabilities.raw,
         )
+        self._store.tell(SaveLists(record))
+
+
+def _is_doubtful(message: ToolLists) -> bool:
+    """No tools from a server that has tools: mostly one that is not ready for them yet (I14)."""
+    return not message.tools and message.hello.capabilities.tools
+
+
+def _live(message: ToolLists) -> Learnt:
+    return Learnt(message.spec_key, message.profile, message.tools, Source.LIVE)
 
 
 def _from_store(record: CatalogRecord) -> Learnt | None:

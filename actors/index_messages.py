@@ -26,7 +26,7 @@ class ListsLearnt:
 
 @dataclass(frozen=True, slots=True)
 class AwaitLists(Request[ListsLearnt]):
-    """Answered at the next attempt to read the lists of this spec key, whatever comes of it."""
+    """Answered at once where the lists of this spec key are known, else at the next attempt to read them."""
 
     spec_key: SpecKey
 

@@ -36,6 +36,10 @@ class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
 
     def on_start(self, estate: Mapping[ConsumerId, Consumer] | None = None) -> None:
         self._keep(dict(estate or {}))
+        if estate:
+            # The change that was in hand when the last incarnation ended, if there was one.
+            tools = self._node.world.world.tools
+            self.note(SnapshotChanged("tools", tools.version, tools.etag))
 
     @property
     def _consumers(self) -> Mapping[ConsumerId, Consumer]:

@@ -34,10 +34,12 @@ from mcpv_node.protocol import (
     INITIALIZE,
     INITIALIZED,
     LATEST_LEGACY,
+    LIST_TOOLS,
     METHOD_NOT_FOUND,
     CallFailure,
     EnvelopeError,
     Failure,
+    LastExit,
     Line,
     LineFramer,
     Message,
@@ -106,8 +108,14 @@ LIST_DEBOUNCE = 0.1
 # A line that is no message may be noise before the reply, or be meant as the reply: so long we wait to see.
 BAD_REPLY_PATIENCE = 5.0
 
+# A process that ends closes its stdout on the way; its exit, which says more, follows within milliseconds.
+EXIT_PATIENCE = 0.25
+
 # DESIGN 7.6: that many broken replies in a row and the instance is replaced.
 MAX_BAD_REPLIES = 3
+
+# An id of ours has no more digits than a 64-bit integer; a longer number is nobody's, and slow to read.
+MAX_ID_DIGITS = 19
 
 # What a server has not read of what we sent before we stop sending: it is not reading at all.
 MAX_UNSENT = 64 * 1024 * 1024
@@ -165,13 +173,40 @@ class _ListNow:
 
 
 @dataclass(frozen=True, slots=True)
+class _Unanswered:
+    """One of our own requests has had its time."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class _StillBad:
-    """Nothing sensible has come since a line that was no message."""
+    """Nothing sensible has come since a line that was no message, while only this call waited."""
+
+    call_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class _StillOpenEnded:
+    """Its stdout has closed, and no exit has followed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _PatienceOver:
+    """The calls that went on beside an abandoned one have had their time."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Stopped:
     outcome: StopReport | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _OwnRequest:
+    """A request of our own, and the end of our patience with it."""
+
+    then: Callable[[Message | None], None]
+    end: Timer
 
 
 class Instance(LoopActor[None]):
@@ -200,8 +235,8 @@ class Instance(LoopActor[None]):
         self._stderr = StderrRing()
         self._pending = PendingCalls()
         self._next_id = 1
-        self._own_requests: dict[int, Callable[[Message], None]] = {}
-        self._lists = ListReader(spec_key, instance_id, index, self._ask_server)
+        self._own_requests: dict[int, _OwnRequest] = {}
+        self._lists = ListReader(spec_key, instance_id, index, self._ask_for_list)
         self._sweep_at = float("inf")
         self._sweep: Timer | None = None
         self._list_timer: Timer | None = None
@@ -212,6 +247,8 @@ class Instance(LoopActor[None]):
         self._bad_replies = 0
         self._exit_status: ExitStatus | None = None
         self._stop_asked = False
+        self._retiring: str | None = None
+        self._was_ready = False
         self._end_message = ""
         self._told_end = False
         self._log = logger.bind(server=spec.name, instance=instance_id)
@@ -259,10 +296,11 @@ class Instance(LoopActor[None]):
             return
         self._enter(Phase.HANDSHAKING)
         params = build_initialize(LATEST_LEGACY, "mcpv-node", VERSION)
-        self._ask_server(INITIALIZE, params, self._on_initialized)
+        # The start as a whole has its own bound, which comes first.
+        self._ask_server(INITIALIZE, params, self._on_initialized, timeout=self._spec.start_timeout_seconds)
 
-    def _on_initialized(self, reply: Message) -> None:
-        if self._phase is not Phase.HANDSHAKING:
+    def _on_initialized(self, reply: Message | None) -> None:
+        if self._phase is not Phase.HANDSHAKING or reply is None:
             return
         if not isinstance(reply, Success):
             error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else "?"
@@ -337,14 +375,17 @@ class Instance(LoopActor[None]):
         for call in self._pending.due(now):
             if call.abandoned_until is not None:
                 limit = self._spec.drain_timeout_seconds
-                self._retire(f"a call did not end within {limit:g} s of its cancellation")
-                return
+                # Its slot goes with the instance.
+                self._pending.remove(call)
+                self._retire_when_done(f"a call did not end within {limit:g} s of its cancellation")
+                continue
             if call.deadline <= now:
                 message = f"the call did not end within {call.deadline - call.sent_at:.1f} s"
             else:
                 message = f"no reply and no progress for {self._spec.call_timeout_seconds:g} s"
             self._abandon(call, message)
             call.reply.answer(self._failed(Reason.CALL_TIMEOUT, message, call=call, slot_held=True))
+        self._stop_when_done()
         following = self._pending.next_end()
         if following is not None:
             self._arm_sweep(following)
@@ -362,6 +403,7 @@ class Instance(LoopActor[None]):
             call.reply.answer(outcome)
         else:
             self._owner.tell(Release(call.lease))
+        self._stop_when_done()
 
     def _failed(
         self,
@@ -379,10 +421,17 @@ class Instance(LoopActor[None]):
                 server=self._spec.name,
                 executed="no" if executed == "no" else "unknown",
                 called_seconds=0.0 if call is None else self._now - call.sent_at,
+                last_exit=self._wire_exit(),
                 stderr=self._stderr.last(STDERR_LINES),
             ),
             slot_held,
         )
+
+    def _wire_exit(self) -> LastExit | None:
+        status = self._exit_status
+        if status is None:
+            return None
+        return LastExit(status.code, status.signal, rfc3339(self._node.clock.wall()))
 
     # --- what the server sends ------------------------------------------------------------------
 
@@ -416,7 +465,8 @@ class Instance(LoopActor[None]):
             return
         own = self._own_requests.pop(number, None)
         if own is not None:
-            own(reply)
+            own.end.cancel()
+            own.then(reply)
             return
         call = self._pending.get(number)
         if call is None:
@@ -474,7 +524,7 @@ class Instance(LoopActor[None]):
         awaited = self._pending.awaited()
         if not is_message:
             if len(awaited) == 1 and not self._known_noisy and self._suspicion is None:
-                self._suspicion = self.after(BAD_REPLY_PATIENCE, _StillBad())
+                self._suspicion = self.after(BAD_REPLY_PATIENCE, _StillBad(awaited[0].id))
             return
         self._bad_replies += 1
         guess = guess_id(line[:1024])
@@ -484,15 +534,22 @@ class Instance(LoopActor[None]):
             meant = awaited[0]
         if meant is not None:
             self._fail_bad_reply(meant, why)
-        if self._bad_replies >= MAX_BAD_REPLIES:
-            self._retire(f"{MAX_BAD_REPLIES} replies in a row were not JSON-RPC, the last: {why}")
+        self._retire_if_hopeless(why)
 
     @handles(_StillBad)
-    def _on_still_bad(self, _message: _StillBad) -> None:
+    def _on_still_bad(self, message: _StillBad) -> None:
         self._suspicion = None
-        awaited = self._pending.awaited()
-        if len(awaited) == 1:
-            self._fail_bad_reply(awaited[0], "what it wrote instead of a reply is not JSON")
+        # That very call: another one may have taken its place and has not had its time yet.
+        call = self._pending.get(message.call_id)
+        if call is not None and self._pending.awaited() == [call]:
+            why = "what it wrote instead of a reply is not JSON"
+            self._fail_bad_reply(call, why)
+            self._bad_replies += 1
+            self._retire_if_hopeless(why)
+
+    def _retire_if_hopeless(self, why: str) -> None:
+        if self._bad_replies >= MAX_BAD_REPLIES:
+            self._retire(f"{MAX_BAD_REPLIES} replies in a row were not JSON-RPC, the last: {why}")
 
     def _fail_bad_reply(self, call: PendingCall, why: str) -> None:
         self._pending.remove(call)
@@ -500,6 +557,7 @@ class Instance(LoopActor[None]):
             call.reply.answer(self._failed(Reason.BAD_REPLY, why, call=call))
         else:
             self._owner.tell(Release(call.lease))
+        self._stop_when_done()
 
     def _noise_hint(self) -> str:
         return f"; {self._noise_lines} lines on its stdout were not JSON-RPC" if self._noise_lines else ""
@@ -537,6 +595,11 @@ class Instance(LoopActor[None]):
     @handles(_StdoutClosed)
     def _on_stdout_closed(self, _message: _StdoutClosed) -> None:
         if self._phase is not Phase.STOPPING:
+            self.after(EXIT_PATIENCE, _StillOpenEnded())
+
+    @handles(_StillOpenEnded)
+    def _on_still_open_ended(self, _message: _StillOpenEnded) -> None:
+        if self._phase is not Phase.STOPPING:
             self._retire("closed its stdout")
 
     @handles(_Exited)
@@ -544,18 +607,36 @@ class Instance(LoopActor[None]):
         self._exit_status = message.status
         if self._phase is not Phase.STOPPING:
             self._begin_stop(_describe_exit(message.status, self._phase))
+        elif not self._stop_asked:
+            self._tell_end(was_ready=self._was_ready)
 
     def _retire(self, why: str) -> None:
         """It cannot be trusted any more: have it replaced, and stop it."""
-        if self._phase is Phase.READY:
+        if self._phase is Phase.READY and self._retiring is None:
             self._owner.tell(InstanceRetiring(self._id, why))
         self._begin_stop(why)
+
+    def _retire_when_done(self, why: str) -> None:
+        """Have it replaced, and stop it once the calls have ended that are nobody's fault."""
+        if self._retiring is None:
+            self._retiring = why
+            self._owner.tell(InstanceRetiring(self._id, why, at_fault=False))
+            self.after(self._spec.drain_timeout_seconds, _PatienceOver())
+        self._stop_when_done()
+
+    @handles(_PatienceOver)
+    def _on_patience_over(self, _message: _PatienceOver) -> None:
+        self._begin_stop(self._retiring or "")
+
+    def _stop_when_done(self) -> None:
+        if self._retiring is not None and not self._pending.awaited():
+            self._begin_stop(self._retiring)
 
     def _begin_stop(self, why: str) -> None:
         """From here on nothing is taken; the calls in flight end, then the process does."""
         if self._phase is Phase.STOPPING:
             return
-        was_ready = self._phase is Phase.READY
+        was_ready = self._was_ready = self._phase is Phase.READY
         self._end_message = why
         self._enter(Phase.STOPPING, why)
         reason = Reason.STOPPING if self._stop_asked else Reason.INSTANCE_DIED
@@ -572,15 +653,12 @@ class Instance(LoopActor[None]):
             self._tell_end(was_ready=was_ready)
             self.exit(Shutdown() if self._stop_asked else Normal())
             return
-        self._was_ready = was_ready
         self.run(
             stop_process(
                 process, grace=self._spec.stop_grace_seconds, term_grace=TERM_GRACE, clock=self._node.clock
             ),
             _Stopped,
         )
-
-    _was_ready = False
 
     @handles(_Stopped)
     def _on_stopped(self, message: _Stopped) -> None:
@@ -647,11 +725,22 @@ class Instance(LoopActor[None]):
         self._next_id += 1
         return number
 
-    def _ask_server(self, method: str, params: bytes | None, then: Callable[[Message], None]) -> None:
-        """A request of our own; `then` runs in this actor when the reply comes."""
+    def _ask_for_list(self, params: bytes | None, then: Callable[[Message | None], None]) -> None:
+        self._ask_server(LIST_TOOLS, params, then, timeout=self._spec.call_timeout_seconds)
+
+    def _ask_server(
+        self, method: str, params: bytes | None, then: Callable[[Message | None], None], *, timeout: float
+    ) -> None:
+        """A request of our own; `then` runs in this actor when the reply comes, with None if none does."""
         number = self._take_id()
-        self._own_requests[number] = then
+        self._own_requests[number] = _OwnRequest(then, self.after(timeout, _Unanswered(number)))
         self._send(encode_request(number, method, params))
+
+    @handles(_Unanswered)
+    def _on_unanswered(self, message: _Unanswered) -> None:
+        own = self._own_requests.pop(message.number, None)
+        if own is not None:
+            own.then(None)
 
     def _send(self, line: bytes) -> None:
         if self._process is not None:
@@ -696,7 +785,7 @@ async def _end_orphaned(process: StdioProcess, guard: Handle[GuardMessage], node
 
 def _our_id(raw: bytes | None) -> int | None:
     """The number of one of our requests, or None: servers may echo anything."""
-    return int(raw) if raw is not None and raw.isdigit() else None
+    return int(raw) if raw is not None and len(raw) <= MAX_ID_DIGITS and raw.isdigit() else None
 
 
 def _describe_exit(status: ExitStatus, phase: Phase) -> str:

@@ -13,7 +13,6 @@ from mcpv_node.actors.index_messages import IndexMessage
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.leases import InstanceId
 from mcpv_node.protocol import (
-    LIST_TOOLS,
     Failure,
     ListedTool,
     Message,
@@ -31,7 +30,8 @@ from .messages import ListsFailed, ToolLists
 # A server with more pages than this is counting, not listing.
 MAX_PAGES = 1000
 
-Ask = Callable[[str, bytes | None, Callable[[Message], None]], None]
+# Sends one request for a page; the callback gets the reply, or None when there was none in time.
+Ask = Callable[[bytes | None, Callable[[Message | None], None]], None]
 
 
 class ListReader:
@@ -70,7 +70,7 @@ class ListReader:
             self._tell_learnt(hello)
             return
         self._reading = True
-        self._ask(LIST_TOOLS, list_params(None), self._on_page)
+        self._ask(list_params(None), self._on_page)
 
     def abandon(self, why: str) -> None:
         """The instance ends: a reading under way has failed."""
@@ -78,9 +78,12 @@ class ListReader:
             self._fail(f"the instance ended while its tools were read: {why}")
         self._hello = None
 
-    def _on_page(self, reply: Message) -> None:
+    def _on_page(self, reply: Message | None) -> None:
         hello = self._hello
         if hello is None:
+            return
+        if reply is None:
+            self._fail("tools/list was not answered in time")
             return
         if not isinstance(reply, Success):
             error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else ""
@@ -105,7 +108,7 @@ class ListReader:
             self._fail(f"the pages of tools/list do not end: cursor {cursor[:80]!r} came again")
         else:
             self._cursors.add(cursor)
-            self._ask(LIST_TOOLS, list_params(cursor), self._on_page)
+            self._ask(list_params(cursor), self._on_page)
 
     def _tell_learnt(self, hello: ServerHello) -> None:
         self._index.tell(

@@ -130,12 +130,12 @@ class InstanceExited:
 class InstanceRetiring:
     """It cannot be trusted with more calls and is stopping itself; a replacement may start.
 
-    `broken`: the server itself has ended the session, which counts like a crash.
+    `at_fault`: the server misbehaved, so its end counts like a crash.
     """
 
     instance_id: InstanceId
     message: str
-    broken: bool = False
+    at_fault: bool = True
 
 
 # --- what an instance tells the indexes ---------------------------------------------------------

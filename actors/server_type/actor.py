@@ -158,7 +158,7 @@ class ServerType(LoopActor[Estate]):
         self._decide(core.Woken())
 
     def _stop_strays(self) -> None:
-        """Instances that an earlier incarnation started and this one knows nothing of."""
+        """End the instances that an earlier incarnation started and this one knows nothing of."""
         known = {peer.handle.cell for peer in self._kept.peers.values()}
         for handle in self._live_instances():
             if handle.cell not in known:
@@ -166,6 +166,10 @@ class ServerType(LoopActor[Estate]):
 
     def on_shutdown(self) -> None:
         self._stopping = True
+        for instance_id, peer in self._kept.peers.items():
+            if peer.handle.cell.incarnation == 0:
+                # Its supervisor has not begun it, and where that has ended, nobody would ever tell of its end.
+                self._instance_gone(InstanceExited(instance_id, asked=True, message="not started"))
         self._decide(core.DrainAsked())
         self._end_when_empty()
 
@@ -269,6 +273,8 @@ class ServerType(LoopActor[Estate]):
 
     @handles(InstanceStarting)
     def _on_instance_starting(self, message: InstanceStarting) -> None:
+        if message.instance_id not in self._kept.peers:
+            self._stop_strays()
         self._note(message.instance_id, pid=message.pid)
 
     @handles(InstanceReady)
@@ -301,7 +307,7 @@ class ServerType(LoopActor[Estate]):
             to=InstanceState.STOPPING.value,
             reason=message.message,
         )
-        self._decide(core.Retired(message.instance_id, message.broken))
+        self._decide(core.Retired(message.instance_id, message.at_fault))
 
     @handles(InstanceExited)
     def _on_instance_exited(self, message: InstanceExited) -> None:

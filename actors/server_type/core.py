@@ -83,7 +83,7 @@ class Instance(Struct, frozen=True):
     wanted: bool = False  # somebody other than a probe has used it
     drain_until: float | None = None
     stopping: bool = False
-    broken: bool = False  # it stops because it failed, not because it was told to
+    at_fault: bool = False  # it stops because it misbehaved, not because it was told to
 
     @property
     def serves(self) -> bool:
@@ -164,10 +164,10 @@ class Exited(Struct, frozen=True):
 
 
 class Retired(Struct, frozen=True):
-    """It stops itself: nothing more goes to it. `broken`: its end counts as a crash."""
+    """It stops itself: nothing more goes to it. `at_fault`: its end counts as a crash."""
 
     id: InstanceId
-    broken: bool = False
+    at_fault: bool = True
 
 
 class ClientsChanged(Struct, frozen=True):
@@ -275,8 +275,8 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             state = _start_failed(policy, state, event, now, actions)
         case Exited():
             state = _exited(policy, state, event, now, actions)
-        case Retired(broken=broken):
-            state = _change(state, event.id, lambda it: replace(it, stopping=True, broken=broken))
+        case Retired(at_fault=at_fault):
+            state = _change(state, event.id, lambda it: replace(it, stopping=True, at_fault=at_fault))
         case ClientsChanged():
             state = replace(state, clients=event.clients)
         case WarmAsked():
@@ -449,7 +449,7 @@ def _exited(policy: Policy, state: State, event: Exited, now: float, actions: li
         failed = StartFailed(event.id, event.message, fatal=False, chance=event.chance)
         return _start_failed(policy, state, failed, now, actions)
     state = _remove(state, event.id)
-    if event.asked or (gone.stopping and not gone.broken):
+    if event.asked or (gone.stopping and not gone.at_fault):
         return state
     if _has_proved_healthy(state, gone, now):
         state = replace(state, failures=0)

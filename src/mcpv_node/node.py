@@ -53,9 +53,12 @@ from mcpv_node.actors.snapshot import ServerView
 from mcpv_node.actors.store import StoreMessage
 from mcpv_node.gateway import (
     AuthError,
+    Connected,
     DoorServices,
     HttpDoor,
     LinesDoor,
+    Linger,
+    LingerMessage,
     NodeInfo,
     Sessions,
     SessionsMessage,
@@ -72,6 +75,7 @@ from mcpv_node.supervisors import (
     Bootstrap,
     ChildExited,
     ChildGaveUp,
+    ChildKeeper,
     ChildKind,
     ChildSpec,
     ChildStarted,
@@ -158,6 +162,7 @@ class NodeRuntime:
         self.system.on_dead_letter = self._on_dead_letter
         self.system.on_restart = lambda kind: self.metrics.actor_restarts_total(kind).inc()
         self._root = Handle[StartChild].create(self.system, "node")
+        self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -261,6 +266,7 @@ class NodeRuntime:
             config_path=self._options.config_path,
         )
         services = self._services(tokens, token_file)
+        drain = max((spec.drain_timeout_seconds for spec in settings.servers), default=0.0)
         return Supervisor(
             SupervisorSpec(
                 children=(
@@ -283,15 +289,20 @@ class NodeRuntime:
                         "gateway",
                         SupervisorSpec(
                             children=(
+                                *self._linger_child(),
                                 ChildSpec(id="sessions", start=lambda: Sessions(services), handle=sessions),
                                 ChildSpec(
                                     id="http",
-                                    start=lambda: HttpDoor(services, sessions, on_bound=self._on_bound),
+                                    start=lambda: HttpDoor(
+                                        services, sessions, on_bound=self._on_bound, drain_bound=drain
+                                    ),
                                     grace=self.longest_stop(),
                                 ),
                                 ChildSpec(
                                     id="lines",
-                                    start=lambda: LinesDoor(services, state_dir / SOCKET_NAME),
+                                    start=lambda: LinesDoor(
+                                        services, state_dir / SOCKET_NAME, drain_bound=drain
+                                    ),
                                     grace=self.longest_stop(),
                                 ),
                             ),
@@ -344,6 +355,10 @@ class NodeRuntime:
             )
             return handle
 
+        def live_instances() -> list[Handle[InstanceMessage]]:
+            keeper = instances.cell.actor
+            return [child.handle for child in keeper.children()] if isinstance(keeper, ChildKeeper) else []
+
         return ServerGroupSpec(
             child=supervisor_child(
                 group.name,
@@ -357,7 +372,7 @@ class NodeRuntime:
                         ),
                         ChildSpec(
                             id="server-type",
-                            start=lambda: ServerType(self.context, group, start_instance),
+                            start=lambda: ServerType(self.context, group, start_instance, live_instances),
                             handle=server,
                             grace=spec.drain_timeout_seconds + stop_grace,
                         ),
@@ -400,6 +415,12 @@ class NodeRuntime:
             group.spec_key, group.name, lambda: Probe(self.context, group.spec_key, server, timeout)
         )
 
+    def _linger_child(self) -> tuple[ChildSpec, ...]:
+        seconds = self._options.linger
+        if seconds is None:
+            return ()
+        return (ChildSpec(id="linger", start=lambda: Linger(seconds, self._stop_asked), handle=self._linger),)
+
     def _world(self, groups: list[ServerGroup]) -> World:
         servers: dict[ServerName, Server] = {}
         for group in groups:
@@ -431,6 +452,7 @@ class NodeRuntime:
             tree=self.tree,
             info=lambda: self._info(token_file),
             request_stop=self._stop_asked,
+            on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
             is_alive=self._root.is_alive,
         )
@@ -487,6 +509,10 @@ class NodeRuntime:
 
     def _on_bound(self, url: str) -> None:
         self._bound = url
+
+    def _on_sessions(self, door: str, count: int) -> None:
+        if self._options.linger is not None:
+            self._linger.tell(Connected(door, count))
 
     def _on_root_ended(self, _incarnation: int, reason: ExitReason) -> None:
         self._root.cell.close(reason)

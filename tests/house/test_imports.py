@@ -55,7 +55,7 @@ FOR_EVERYBODY = "mcpv_node.telemetry.clock"
 # Where a library enters: a module, or a folder where one module would be artificial.
 ENTRANCES: dict[str, tuple[str, ...]] = {
     # The kernel is written on pykka's extension points, and a host's reference to a node is pykka's.
-    "pykka": ("actors/kernel/", "embedding/pykka.py"),
+    "pykka": ("actors/kernel/", "embedding/"),
     "thespian": ("embedding/thespian.py",),
     "yaml": ("settings/loader.py",),
     "redis": ("cluster/redis.py",),

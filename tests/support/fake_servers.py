@@ -390,6 +390,7 @@ async def fake_node(
         ),
         info=lambda: NodeInfo(7, "then", "1.2.3", "http://here", str(state_dir / "node.sock"), None, None),
         request_stop=lambda: node.stops_requested.append(True),
+        on_sessions=lambda _door, _count: None,
         is_ready=lambda: node.health["ready"],
         is_alive=lambda: node.health["alive"],
     )

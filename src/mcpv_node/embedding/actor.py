@@ -35,7 +35,13 @@ from mcpv_node.actors.kernel import (
 from mcpv_node.actors.server_type import Why as AskWhy
 from mcpv_node.actors.server_type import WhyReport
 from mcpv_node.actors.world import EVERYTHING, Selector
-from mcpv_node.gateway import CallReply, call_tool, new_consumer_id
+from mcpv_node.gateway import (
+    CallReply,
+    call_tool,
+    new_consumer_id,
+    unlearnt_for_call,
+    wait_for_first_lists,
+)
 from mcpv_node.node import NodeOptions, NodeRuntime
 from mcpv_node.node_file import NodeFile
 from mcpv_node.settings import NodeSettings, ServerName, find_config, load_settings, state_dir
@@ -259,6 +265,11 @@ class NodeActor(LoopActor[None]):
             params = msgspec.json.encode({"name": request.name, "arguments": request.arguments})
         except (TypeError, ValueError, OverflowError) as error:
             return Failed(request.id, "invalid_params", f"the arguments are not JSON: {error}")
+        world = node.world.world
+        if request.name not in world.tool_view(EVERYTHING).targets:
+            unlearnt = unlearnt_for_call(world, EVERYTHING, request.name, node.settings)
+            if unlearnt:
+                await wait_for_first_lists(node, unlearnt, request.timeout)
         reply = await call_tool(
             node,
             caller,

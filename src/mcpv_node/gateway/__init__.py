@@ -21,7 +21,9 @@ from .auth import (
 from .calls import CallControl, CallReply, call_tool, perform_call
 from .front import Front, make_caller
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
+from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
+from .linger import Connected, Linger, LingerMessage
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
 from .visibility import Visibility
@@ -34,12 +36,15 @@ __all__ = [
     "Authority",
     "CallControl",
     "CallReply",
+    "Connected",
     "CountSessions",
     "DoorError",
     "DoorServices",
     "Front",
     "HttpDoor",
     "HttpDoorMessage",
+    "Linger",
+    "LingerMessage",
     "LinesDoor",
     "LinesDoorMessage",
     "NodeInfo",
@@ -54,4 +59,6 @@ __all__ = [
     "new_consumer_id",
     "perform_call",
     "read_or_create_token",
+    "unlearnt_for_call",
+    "wait_for_first_lists",
 ]

@@ -51,8 +51,10 @@ from mcpv_node.protocol import (
     parse_initialize,
     retoken_progress,
 )
+from mcpv_node.settings import SpecKey
 
 from .calls import RETRY_AFTER, CallControl, CallReply, failure_reply, perform_call
+from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_for_first_lists
 from .services import DoorServices
 
 SERVER_NAME: Final = "mcpv-node"
@@ -114,7 +116,19 @@ class CallStep:
     view: ToolView
 
 
-Step: TypeAlias = AnswerStep | SilentStep | CallStep
+@dataclass(frozen=True, slots=True)
+class LearningStep:
+    """Run this too: what the request is about is being listed for the first time, so its answer has to wait."""
+
+    id: RawId
+    request: Request
+    key: str | None
+    keys: frozenset[SpecKey]
+    patience: float
+
+
+RunStep: TypeAlias = CallStep | LearningStep
+Step: TypeAlias = AnswerStep | SilentStep | RunStep
 
 SILENT: Final = SilentStep()
 
@@ -173,13 +187,22 @@ class Front:
             self._on_notification(message)
         return SILENT
 
-    async def run_call(self, step: CallStep, emit: Callable[[bytes], None]) -> bytes | None:
+    async def run_call(self, step: RunStep, emit: Callable[[bytes], None]) -> bytes | None:
         """Make the call and return the answer; None when the client cancelled it. Runs in a task of its own.
 
         `emit` gets the progress notifications on the way.
         """
         control = self._flights[step.id]
         try:
+            if isinstance(step, LearningStep):
+                control.wait()
+                await wait_for_first_lists(self._services.node, step.keys, step.patience)
+                self.forget(step)
+                following = self._on_request(step.request, step.key, is_patient=False)
+                if not isinstance(following, CallStep):
+                    return following.data if isinstance(following, AnswerStep) else None
+                step = following
+                control = self._flights[step.id]
             if control.is_cancelled():
                 return None
             reply = await self._make(step, control, emit)
@@ -194,7 +217,7 @@ class Front:
             self.forget(step)
         return None if control.is_cancelled() else reply.encode(step.id)
 
-    def forget(self, step: CallStep) -> None:
+    def forget(self, step: RunStep) -> None:
         """The call is over, or was never run; run_call does this itself."""
         if self._flights.pop(step.id, None) is not None:
             self._load[self.principal] -= 1
@@ -213,9 +236,13 @@ class Front:
 
     # --- requests -------------------------------------------------------------------------------
 
-    def _on_request(self, request: Request, key: str | None) -> Step:
+    def _on_request(self, request: Request, key: str | None, *, is_patient: bool = True) -> Step:
         if request.id in self._flights:
             return _refuse(request, INVALID_REQUEST, "a request with this id is in flight already")
+        if is_patient and self.version is not None:
+            learning = self._wait_for_lists(request, key)
+            if learning is not None:
+                return learning
         if request.method == CALL:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
@@ -266,6 +293,28 @@ class Front:
         if page is None:
             return _refuse(request, INVALID_PARAMS, "the cursor is unknown, or the list has changed since")
         return AnswerStep(encode_success(request.id, page))
+
+    def _wait_for_lists(self, request: Request, key: str | None) -> LearningStep | None:
+        """Whether the answer depends on lists that the node is reading for the first time."""
+        node = self._services.node
+        world = node.world.world
+        if not world.tools.pending or len(self._flights) >= node.settings.limits.in_flight_per_session:
+            return None
+        if request.method == LIST_TOOLS:
+            keys, patience = unlearnt_for_list(world, self.selector), LIST_PATIENCE
+        elif request.method == CALL:
+            name = _text_member(request.params, "name")
+            if name is None or name in self._view().targets:
+                return None
+            keys = unlearnt_for_call(world, self.selector, name, node.settings)
+            patience = node.settings.bootstrap_timeout_seconds
+        else:
+            return None
+        if not keys:
+            return None
+        self._flights[request.id] = CallControl()
+        self._load[self.principal] += 1
+        return LearningStep(request.id, request, key, keys, patience)
 
     def _on_call(self, request: Request, key: str | None) -> Step:
         try:

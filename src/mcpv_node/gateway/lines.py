@@ -43,7 +43,7 @@ from mcpv_node.protocol import (
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import EventKind
 
-from .front import AnswerStep, CallStep, Front
+from .front import AnswerStep, Front, RunStep, SilentStep
 from .http_door import DRAIN_BOUND, DoorError
 from .services import DoorServices, new_consumer_id
 
@@ -321,10 +321,10 @@ class LineConnection(asyncio.Protocol):
         step = front.receive(message)
         if isinstance(step, AnswerStep):
             self._write(step.data)
-        elif isinstance(step, CallStep):
+        elif not isinstance(step, SilentStep):
             self._run(front, step)
 
-    def _run(self, front: Front, step: CallStep) -> None:
+    def _run(self, front: Front, step: RunStep) -> None:
         loop = self._services.node.system.loop
         task = loop.create_task(front.run_call(step, self._write_if_read))
         self._tasks.add(task)
@@ -375,6 +375,7 @@ class LineConnection(asyncio.Protocol):
 
     def _count(self) -> None:
         self._services.node.metrics.sessions(DOOR, ERA).set(len(self._peers))
+        self._services.on_sessions(DOOR, len(self._peers))
 
 
 def parse_hello(line: bytes) -> Selector:

@@ -11,6 +11,8 @@ import asyncio
 from dataclasses import dataclass
 from typing import Final
 
+from msgspec.structs import replace
+
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
@@ -31,7 +33,7 @@ from mcpv_node.protocol import (
 
 from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
 from .calls import RETRY_AFTER, failure_reply
-from .front import AnswerStep, CallStep, SilentStep
+from .front import AnswerStep, CallStep, LearningStep, RunStep, SilentStep
 from .outbox import Mark, Outbox
 from .services import DoorServices
 from .sessions import (
@@ -178,10 +180,10 @@ class McpEndpoint:
                 await exchange.answer(200, step.data)
             case SilentStep():
                 await exchange.answer(202)
-            case CallStep():
+            case CallStep() | LearningStep():
                 await self._call(exchange, session, step)
 
-    async def _call(self, exchange: Exchange, session: Session, step: CallStep) -> None:
+    async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
         progress = Outbox()
         task = asyncio.get_running_loop().create_task(session.front.run_call(step, progress.put))
 
@@ -279,12 +281,10 @@ def _too_many_sessions(request: Request) -> bytes:
     return failure_reply(failure).encode(request.id)
 
 
-def _interrupted(step: CallStep) -> bytes:
-    """The answer to a call that was ended from inside the node."""
-    failure = CallFailure(
-        reason=Reason.STOPPING,
-        message="the node stops",
-        server=step.view.targets[step.call.name].server,
-        executed="unknown",
-    )
+def _interrupted(step: RunStep) -> bytes:
+    """The answer to a request that was ended from inside the node."""
+    failure = CallFailure(reason=Reason.STOPPING, message="the node stops", server="", executed="no")
+    if isinstance(step, CallStep):
+        server = step.view.targets[step.call.name].server
+        failure = replace(failure, server=server, executed="unknown")
     return failure_reply(failure).encode(step.id)

@@ -60,5 +60,6 @@ class DoorServices:
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]
     request_stop: Callable[[], None]
+    on_sessions: Callable[[str, int], None]  # a door's name and how many sessions it has now
     is_ready: Callable[[], bool]
     is_alive: Callable[[], bool]

@@ -258,3 +258,4 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
 
     def _count(self) -> None:
         self._node.metrics.sessions(DOOR, ERA).set(len(self._sessions))
+        self._services.on_sessions(DOOR, len(self._sessions))

@@ -1,0 +1,56 @@
+"""Waiting, for a bounded time, for servers that are being listed for the very first time.
+
+Only a node that has never seen a server has to wait; from then on the catalog answers, whatever runs. Waiting
+starts nothing: the node's own first sweep is under way, or nobody waits.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+
+from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.index_messages import AwaitFirstLists
+from mcpv_node.actors.kernel import ActorError
+from mcpv_node.actors.snapshot import ServerView
+from mcpv_node.actors.world import Selector, World
+from mcpv_node.settings import NodeSettings, SpecKey
+
+# A client shows what it has after a few seconds rather than nothing after many; the rest comes with `list_changed`.
+LIST_PATIENCE = 5.0
+
+
+def unlearnt_for_list(world: World, selector: Selector) -> frozenset[SpecKey]:
+    """What a list for `selector` still lacks and will have soon."""
+    pending = world.tools.pending
+    if not pending:
+        return pending
+    return pending & {
+        server.view.spec_key for server in world.servers.values() if selector.selects(server.view)
+    }
+
+
+def unlearnt_for_call(
+    world: World, selector: Selector, name: str, settings: NodeSettings
+) -> frozenset[SpecKey]:
+    """What may turn out to have the tool that is called `name` here and that nobody knows yet."""
+    pending = world.tools.pending
+    if not pending:
+        return pending
+    return pending & {
+        server.view.spec_key
+        for server in world.servers.values()
+        if selector.selects(server.view) and _may_own(server.view, selector, name, settings)
+    }
+
+
+async def wait_for_first_lists(node: NodeContext, keys: frozenset[SpecKey], patience: float) -> None:
+    """Return when the first attempt to list these is over, or after `patience` seconds."""
+    with suppress(ActorError):  # too slow, or the index restarts: what is known by then has to do
+        await node.index.ask(AwaitFirstLists(keys), patience)
+
+
+def _may_own(view: ServerView, selector: Selector, name: str, settings: NodeSettings) -> bool:
+    if selector.server is not None or settings.tool_namespace == "flat":
+        return True
+    # Listed names have "_" for any separator that clients refuse.
+    return name.startswith((f"{view.name}{settings.tool_separator}", f"{view.name}_", f"{view.name}."))
