@@ -4,9 +4,10 @@
 
 `kernel` is what actors are made of. `server_type` and `instance` own the servers; `index`, `subscribers` and `store`
 the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists; `guard` makes sure that
-nothing outlives the node; `events` remembers what happened. `callers`, `leases` and `context` are the words between.
+nothing outlives the node; `clients` knows who is there, `events` remembers what happened. `callers`, `leases` and `context` are the words between.
 """
 
+from .clients import Clients
 from .context import NodeContext
 from .events import Events
 from .guard import Guard
@@ -19,6 +20,7 @@ from .subscribers import Subscribers
 from .world import Server, World, WorldCell
 
 __all__ = [
+    "Clients",
     "Events",
     "Guard",
     "Index",

@@ -15,6 +15,7 @@ from .kernel import ActorSystem, Handle
 from .world import WorldCell
 
 if TYPE_CHECKING:
+    from .clients import ClientsMessage
     from .events import EventsMessage
     from .index_messages import IndexMessage, SubscribersMessage
 
@@ -35,6 +36,7 @@ class NodeContext:
     events: Handle[EventsMessage]
     index: Handle[IndexMessage]
     subscribers: Handle[SubscribersMessage]
+    clients: Handle[ClientsMessage]
     config_path: Path | None = None
 
     def tell_event(self, kind: EventKind, **fields: str | None) -> None:

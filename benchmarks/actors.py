@@ -28,11 +28,27 @@ from support import Node, Options, Report, echo_entry, ms, percentile, rss_kb, r
 
 from mcpv_node.actors import Events, NodeContext, Server, ServerType, Subscribers, World, WorldCell
 from mcpv_node.actors.callers import Caller
+from mcpv_node.actors.clients import ClientsMessage
 from mcpv_node.actors.events import EventsMessage
-from mcpv_node.actors.index_messages import ConsumerId, IndexMessage, Join, SnapshotChanged, SubscribersMessage
+from mcpv_node.actors.index_messages import (
+    ConsumerId,
+    IndexMessage,
+    Join,
+    SnapshotChanged,
+    SubscribersMessage,
+)
 from mcpv_node.actors.instance import InstanceMessage
 from mcpv_node.actors.instance.messages import InstanceReady
-from mcpv_node.actors.kernel import ActorSystem, Down, Handle, LoopActor, Request, ThreadActor, answers, handles
+from mcpv_node.actors.kernel import (
+    ActorSystem,
+    Down,
+    Handle,
+    LoopActor,
+    Request,
+    ThreadActor,
+    answers,
+    handles,
+)
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Release, new_lease_id
 from mcpv_node.actors.server_type import ServerTypeMessage
 from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, merge_tools
@@ -93,6 +109,7 @@ def make_context(system: ActorSystem, world: World, *, folder: Path) -> NodeCont
         events=events,
         index=Handle[IndexMessage].create(system, "index"),
         subscribers=Handle[SubscribersMessage].create(system, "subscribers"),
+        clients=Handle[ClientsMessage].create(system, "clients"),
     )
 
 

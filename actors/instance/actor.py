@@ -111,6 +111,9 @@ BAD_REPLY_PATIENCE = 5.0
 # A process that ends closes its stdout on the way; its exit, which says more, follows within milliseconds.
 EXIT_PATIENCE = 0.25
 
+# What tells a message from noise stands at its beginning, if anywhere.
+MESSAGE_HEAD = 1024
+
 # DESIGN 7.6: that many broken replies in a row and the instance is replaced.
 MAX_BAD_REPLIES = 3
 
@@ -442,13 +445,14 @@ class Instance(LoopActor[None]):
                 case Line(data=data):
                     self._on_line(data)
                 case Overlong(size=size, head=head):
-                    self._on_bad_line(head, f"a line of more than {size} bytes", is_message=True)
+                    why = f"a line of more than {size} bytes"
+                    self._on_bad_line(head, why, is_message=self._is_meant_as_message(head))
 
     def _on_line(self, line: bytes) -> None:
         try:
             message = parse_message(line, depth=self._node.settings.limits.depth)
         except EnvelopeError as error:
-            self._on_bad_line(line, error.message, is_message=line.lstrip()[:1] in (b"{", b"["))
+            self._on_bad_line(line, error.message, is_message=self._is_meant_as_message(line))
             return
         self._on_good_line()
         match message:
@@ -516,6 +520,15 @@ class Instance(LoopActor[None]):
             self._suspicion = None
             self._known_noisy = True  # it wrote noise and then went on: it does that
 
+    def _is_meant_as_message(self, line: bytes) -> bool:
+        """Tell a broken reply from a log line, which may well begin with a bracket or be JSON itself."""
+        head = line[:MESSAGE_HEAD].lstrip()
+        if not head.startswith(b"{"):
+            return False
+        guess = guess_id(head)
+        number = None if guess is None else _our_id(guess)
+        return b'"jsonrpc"' in head or (number is not None and self._pending.get(number) is not None)
+
     def _on_bad_line(self, line: bytes, why: str, *, is_message: bool) -> None:
         """Skip it. Where it was meant as a reply, the call it belonged to fails now."""
         self._noise_lines += 1
@@ -527,7 +540,7 @@ class Instance(LoopActor[None]):
                 self._suspicion = self.after(BAD_REPLY_PATIENCE, _StillBad(awaited[0].id))
             return
         self._bad_replies += 1
-        guess = guess_id(line[:1024])
+        guess = guess_id(line[:MESSAGE_HEAD])
         number = None if guess is None else _our_id(guess)
         meant = None if number is None else self._pending.get(number)
         if meant is None and len(awaited) == 1:
@@ -611,16 +624,16 @@ class Instance(LoopActor[None]):
             self._tell_end(was_ready=self._was_ready)
 
     def _retire(self, why: str) -> None:
-        """It cannot be trusted any more: have it replaced, and stop it."""
+        """It is broken, which counts like a crash: have it replaced, and stop it."""
         if self._phase is Phase.READY and self._retiring is None:
-            self._owner.tell(InstanceRetiring(self._id, why))
+            self._owner.tell(InstanceRetiring(self._id, why, broken=True))
         self._begin_stop(why)
 
     def _retire_when_done(self, why: str) -> None:
         """Have it replaced, and stop it once the calls have ended that are nobody's fault."""
         if self._retiring is None:
             self._retiring = why
-            self._owner.tell(InstanceRetiring(self._id, why, at_fault=False))
+            self._owner.tell(InstanceRetiring(self._id, why, broken=False))
             self.after(self._spec.drain_timeout_seconds, _PatienceOver())
         self._stop_when_done()
 

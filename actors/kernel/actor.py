@@ -289,6 +289,10 @@ class KernelActor(pykka.Actor, Generic[E]):
         """Read a batch from the mailbox. The loop calls this once per arming."""
         raise NotImplementedError
 
+    def read_now(self, letter: Letter) -> bool:
+        """Read this letter now, after what came before it; False if it was not."""
+        return False
+
     def _boot(self) -> None:
         raise NotImplementedError
 

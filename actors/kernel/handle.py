@@ -70,20 +70,23 @@ class Handle(Generic[M_contra]):
         loop = asyncio.get_running_loop()
         if loop is not system.loop:
             return await self._ask_from_elsewhere(request, timeout)
-        future: asyncio.Future[Any] = loop.create_future()
-        timer = loop.call_later(timeout, _expire, future, self.cell.name, timeout)
+        deadline = loop.time() + timeout
         try:
-            self.cell.deliver(Letter(request, LoopPort(future)))
-            try:
-                reply: R = await future
-            except ActorRestarted:
-                future = loop.create_future()
-                left = max(0.0, timer.when() - loop.time())
-                timer.cancel()
-                timer = loop.call_later(left, _expire, future, self.cell.name, timeout)
-                self.cell.deliver(Letter(request, LoopPort(future)))
-                reply = await future
-            return reply
+            return await self._ask_once(request, loop, deadline, timeout)
+        except ActorRestarted:
+            return await self._ask_once(request, loop, deadline, timeout)
+
+    async def _ask_once(
+        self, request: Request[R], loop: asyncio.AbstractEventLoop, deadline: float, timeout: float
+    ) -> R:
+        port: LoopPort[R] = LoopPort()
+        self.cell.deliver_ask(Letter(request, port))
+        if port.is_settled:
+            return port.result()
+        future = port.wait(loop)
+        timer = loop.call_at(deadline, _expire, future, self.cell.name, timeout)
+        try:
+            return await future
         finally:
             timer.cancel()
 

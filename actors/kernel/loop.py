@@ -10,6 +10,9 @@ from .messages import ExitReason, Normal
 
 E = TypeVar("E")
 
+# Letters that came before an ask are read before it. More than a few are a turn's work of their own.
+BEFORE_AN_ASK = 8
+
 
 class LoopActor(KernelActor[E]):
     """An actor on the loop: a handler runs to completion, nothing interleaves, nothing may block."""
@@ -55,23 +58,40 @@ class LoopActor(KernelActor[E]):
         self._exit_now()
         for _ in range(BATCH):
             letter = mailbox.take()
-            if letter is None:
-                return
-            self._letter = letter
-            try:
-                reply = self._invoke(letter)
-            except BaseException as error:  # noqa: BLE001  (the actor loop is the border)
-                self._letter = None
-                self._crash(error, letter)
-                return
-            self._letter = None
-            if self._exit is not None:
-                self._finish(letter, reply)
-                return
-            self._settle(letter, reply)
-            if self.state == "ended":
+            if letter is None or not self._read(letter):
                 return
         mailbox.arm()
+
+    def read_now(self, letter: Letter) -> bool:
+        if self.state != "running" or self._letter is not None or self._exit is not None:
+            return False
+        mailbox = self.mailbox
+        if mailbox.depth() > BEFORE_AN_ASK:
+            return False
+        for _ in range(mailbox.depth()):
+            earlier = mailbox.take()
+            if earlier is not None and not self._read(earlier):
+                return False
+        if mailbox.depth():
+            return False  # an actor that writes to itself has its turns like the others
+        self._read(letter)
+        return True
+
+    def _read(self, letter: Letter) -> bool:
+        """Handle one letter; False when there is nobody to read another."""
+        self._letter = letter
+        try:
+            reply = self._invoke(letter)
+        except BaseException as error:  # noqa: BLE001  (the actor loop is the border)
+            self._letter = None
+            self._crash(error, letter)
+            return False
+        self._letter = None
+        if self._exit is not None:
+            self._finish(letter, reply)
+            return False
+        self._settle(letter, reply)
+        return self.state != "ended"
 
     def _finish(self, letter: Letter, reply: Any) -> None:
         """The last handler has returned: this actor was asked to end, or killed, while it ran."""

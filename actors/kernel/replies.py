@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 import pykka
 from loguru import logger
@@ -34,20 +34,42 @@ class Port(Protocol[R_contra]):
 
 
 class LoopPort(Generic[R]):
-    """An ask from a coroutine on the node's own loop: one asyncio future, no lock."""
+    """An ask from a coroutine on the node's own loop; a future is made only for who has to wait."""
 
-    __slots__ = ("future",)
+    __slots__ = ("_error", "_future", "_value", "is_settled")
 
-    def __init__(self, future: asyncio.Future[R]) -> None:
-        self.future = future
+    def __init__(self) -> None:
+        self.is_settled = False
+        self._value: R | None = None
+        self._error: Exception | None = None
+        self._future: asyncio.Future[R] | None = None
 
     def answer(self, value: R) -> None:
-        if not self.future.done():
-            self.future.set_result(value)
+        if self.is_settled:
+            return
+        self.is_settled = True
+        self._value = value
+        if self._future is not None and not self._future.done():
+            self._future.set_result(value)
 
     def fail(self, error: Exception) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
+        if self.is_settled:
+            return
+        self.is_settled = True
+        self._error = error
+        if self._future is not None and not self._future.done():
+            self._future.set_exception(error)
+
+    def result(self) -> R:
+        """The answer that has come."""
+        if self._error is not None:
+            raise self._error
+        return cast("R", self._value)
+
+    def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[R]:
+        """What the answer that has not come yet will be set on."""
+        self._future = loop.create_future()
+        return self._future
 
 
 class AnyThreadFuture(pykka.Future[Any]):

@@ -37,6 +37,7 @@ class ActorSystem:
         self.on_dead_letter = on_dead_letter
         # Hears the class of every actor whose place gets another incarnation.
         self.on_restart: Callable[[str], None] | None = None
+        self.asks_at_once = 0  # since one had to wait for a turn of the loop
         self._tasks: set[asyncio.Task[None]] = set()
         self._living: set[KernelActor[Any]] = set()
 
@@ -87,3 +88,10 @@ class ActorSystem:
         """Hold a task until it ends; the loop itself keeps only weak references."""
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def mailbox_depths(self) -> Counter[str]:
+        """How many messages wait, by class of actor; classes with none are there with 0. Loop thread only."""
+        depths: Counter[str] = Counter()
+        for actor in self._living:
+            depths[type(actor).__name__] += actor.mailbox.depth()
+        return depths

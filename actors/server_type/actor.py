@@ -27,7 +27,6 @@ from mcpv_node.actors.instance.messages import (
 from mcpv_node.actors.kernel import (
     Deferred,
     Down,
-    ExitReason,
     Handle,
     LoopActor,
     MonitorId,
@@ -172,11 +171,6 @@ class ServerType(LoopActor[Estate]):
                 self._instance_gone(InstanceExited(instance_id, asked=True, message="not started"))
         self._decide(core.DrainAsked())
         self._end_when_empty()
-
-    def on_exit(self, reason: ExitReason) -> None:
-        for state in InstanceState:
-            self._node.metrics.instances(self._name, state.value).set(0)
-        self._node.metrics.waiters(self._name).set(0)
 
     def on_down(self, down: Down) -> None:
         """The backstop of every end: an instance that could not say so itself."""

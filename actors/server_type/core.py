@@ -460,8 +460,10 @@ def _count_failure(
     policy: Policy, state: State, message: str, *, fatal: bool, chance: float, now: float
 ) -> State:
     failures = state.failures + 1
-    suspended: str | None = None
-    if fatal:
+    suspended = state.suspended  # only `retry` lifts it, not another failure that comes after
+    if suspended is not None:
+        pass
+    elif fatal:
         suspended = f"{message}; `server retry` tries again"
     elif failures > policy.max_retries:
         suspended = f"{failures} failures in a row, the last: {message}; `server retry` tries again"

@@ -4,10 +4,10 @@
     ├── guard        ends what outlives the node
     ├── events       ring, logs
     ├── store        catalog files
-    ├── index        the tool catalog
-    ├── subscribers  who hears of its changes
+    ├── catalog      index of the tools, and who hears of its changes
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key not learnt yet
+    ├── clients      who is registered, and so which servers are active
     └── gateway      sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
@@ -19,6 +19,7 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -29,6 +30,7 @@ from loguru import logger
 from msgspec.structs import replace
 
 from mcpv_node.actors import (
+    Clients,
     Events,
     Guard,
     Index,
@@ -42,6 +44,7 @@ from mcpv_node.actors import (
     World,
     WorldCell,
 )
+from mcpv_node.actors.clients import ClientsMessage
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
@@ -70,7 +73,7 @@ from mcpv_node.gateway import (
 )
 from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
 from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, group_servers
-from mcpv_node.state_dir import StateDirBusy, lock_state_dir, read_or_create_node_id
+from mcpv_node.state_dir import StateDirBusy, lock_state_dir, read_or_create_node_id, unlock_state_dir
 from mcpv_node.supervisors import (
     Bootstrap,
     ChildExited,
@@ -175,15 +178,17 @@ class NodeRuntime:
         try:
             options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock = lock_state_dir(options.state_dir)
-            tokens, token_file = self._tokens()
         except StateDirBusy as busy:
             raise StartRefused(str(busy)) from busy
         except OSError as error:
             raise StartRefused(f"{options.state_dir}: {error.strerror or error}") from error
         is_up = False
         try:
+            tokens, token_file = self._tokens()
             node_file = await self._bring_up(tokens, token_file)
             is_up = True
+        except OSError as error:
+            raise StartRefused(f"{error.filename or options.state_dir}: {error.strerror or error}") from error
         finally:
             if not is_up:
                 await self.stop("now")
@@ -208,14 +213,15 @@ class NodeRuntime:
         self._is_ready = False
         if how == "now":
             self.hurry()
-        if not self._root_ended.done():
+        if self._root.is_alive():
             self._root.cell.stop()
             await asyncio.wait({self._root_ended}, timeout=self.longest_stop())
-        if not self._root_ended.done():
+        if self._root.is_alive():
             self._root.kill("did not stop in time")
-        remove_node_file(self._options.state_dir, pid=os.getpid())
+        # Without the lock the folder is another node's, perhaps of this very process.
         if self._lock is not None:
-            os.close(self._lock)
+            remove_node_file(self._options.state_dir, pid=os.getpid())
+            unlock_state_dir(self._lock)
             self._lock = None
 
     def hurry(self) -> None:
@@ -244,6 +250,7 @@ class NodeRuntime:
         store = Handle[StoreMessage].create(system, "store")
         index = Handle[IndexMessage].create(system, "index")
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        clients = Handle[ClientsMessage].create(system, "clients")
         sessions = Handle[SessionsMessage].create(system, "sessions")
         groups = [group for group in group_servers(settings) if not group.is_disabled]
         self._servers = {
@@ -263,6 +270,7 @@ class NodeRuntime:
             events=events,
             index=index,
             subscribers=subscribers,
+            clients=clients,
             config_path=self._options.config_path,
         )
         services = self._services(tokens, token_file)
@@ -281,10 +289,21 @@ class NodeRuntime:
                     ),
                     ChildSpec(id="events", start=lambda: Events(boot), handle=events),
                     ChildSpec(id="store", start=lambda: Store(state_dir), handle=store),
-                    ChildSpec(id="index", start=lambda: Index(context, store), handle=index),
-                    ChildSpec(id="subscribers", start=lambda: Subscribers(context), handle=subscribers),
+                    supervisor_child(
+                        "catalog",
+                        SupervisorSpec(
+                            children=(
+                                ChildSpec(id="index", start=lambda: Index(context, store), handle=index),
+                                ChildSpec(
+                                    id="subscribers", start=lambda: Subscribers(context), handle=subscribers
+                                ),
+                            ),
+                        ),
+                        sink=self._on_supervision,
+                    ),
                     self._init_child([self._group_child(group, guard, index) for group in groups]),
                     *self._bootstrap_child(groups, index),
+                    ChildSpec(id="clients", start=lambda: Clients(context), handle=clients),
                     supervisor_child(
                         "gateway",
                         SupervisorSpec(
@@ -590,7 +609,9 @@ async def serve(
     pressed = asyncio.Event()
 
     def wake() -> None:
-        loop.call_soon_threadsafe(pressed.set)
+        # A signal may come when the node has stopped and its loop is gone.
+        with suppress(RuntimeError):
+            loop.call_soon_threadsafe(pressed.set)
 
     switch.connect(wake)
     node = NodeRuntime(options)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 import secrets
 from pathlib import Path
 
 LOCK_FILE = "node.lock"
 ID_FILE = "node.id"
+
+# It goes into the environment of children, before a slash.
+_NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 class StateDirBusy(Exception):
@@ -16,7 +20,7 @@ class StateDirBusy(Exception):
 
 
 def lock_state_dir(state_dir: Path) -> int:
-    """Take the folder for this node until the returned descriptor is closed; raises StateDirBusy, OSError.
+    """Take the folder for this node until `unlock_state_dir`; raises StateDirBusy, OSError.
 
     The lock file holds the owner's pid, for the message of whoever comes second.
     """
@@ -27,9 +31,19 @@ def lock_state_dir(state_dir: Path) -> int:
         owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
         raise StateDirBusy(f"a node with pid {owner} already runs on {state_dir}") from None
+    except OSError:
+        os.close(fd)
+        raise
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
     return fd
+
+
+def unlock_state_dir(fd: int) -> None:
+    """Give the folder back."""
+    # Not by closing alone: a process that the host has forked meanwhile holds the lock as long as it lives.
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def read_or_create_node_id(state_dir: Path) -> str:
@@ -37,9 +51,9 @@ def read_or_create_node_id(state_dir: Path) -> str:
     path = state_dir / ID_FILE
     try:
         known = path.read_text(encoding="ascii").strip()
-    except FileNotFoundError:
+    except (FileNotFoundError, UnicodeDecodeError):
         known = ""
-    if known:
+    if _NODE_ID.fullmatch(known):
         return known
     fresh = secrets.token_hex(8)
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)

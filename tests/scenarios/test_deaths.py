@@ -108,6 +108,7 @@ def test_an_instance_that_exits_in_a_call_is_explained_by_its_code_and_its_last_
 
 def test_an_always_on_server_comes_back_by_itself(deaths: Deaths) -> None:
     node = deaths.node
+    node.order("kept", "start")
     node.until(lambda: len(node.pids("kept")) == 1, "warm")
     [first] = node.pids("kept")
 
@@ -116,6 +117,7 @@ def test_an_always_on_server_comes_back_by_itself(deaths: Deaths) -> None:
     node.until(lambda: node.pids("kept") not in ([], [first]), "back")
     why = node.why("kept")
     assert (why["state"], why["startCause"], why["restarts"]) == ("ready", "always_on", 1)
+    assert why["lastExit"]["signal"] == signal.SIGKILL
 
 
 def test_nothing_remains_of_a_killed_node_whatever_its_servers_do_about_it(tmp_path: Path) -> None:

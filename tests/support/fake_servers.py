@@ -21,6 +21,7 @@ from msgspec import Raw
 from support.fakes import BEGINNING
 
 from mcpv_node.actors.callers import EMPTY_PROFILE
+from mcpv_node.actors.clients import Clients, ClientsMessage
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import Join, Leave, SnapshotChanged
 from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall
@@ -361,6 +362,7 @@ async def fake_node(
     world = WorldCell(World(page_size=settings.limits.list_page))
     world.publish_servers(servers)
     world.publish_tools(snapshot)
+    clients = Handle[ClientsMessage].create(system, "clients")
     context = NodeContext(
         node_id="node",
         boot="boot",
@@ -374,7 +376,10 @@ async def fake_node(
         events=events,
         index=Handle.create(system, "index"),
         subscribers=subscribers,
+        clients=clients,
     )
+    clients.cell.start(Clients(context))
+    node.cells.append(clients)
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),

@@ -536,7 +536,7 @@ def spawn_node(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     with log_path(folder).open("ab") as log:
         return subprocess.Popen(
             # -P: the folder we are in is not on the import path, as with the installed command.
-            [sys.executable, "-P", "-m", "mcpv_node", *words, "--http", "127.0.0.1:0", *options],
+            [sys.executable, "-P", "-X", "faulthandler", "-m", "mcpv_node", *words, "--http", "127.0.0.1:0", *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from loguru import logger
 from msgspec import Raw
 
 from mcpv_node.actors.callers import Caller
-from mcpv_node.actors.index_messages import Join, Leave, SnapshotChanged
+from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from mcpv_node.actors.kernel import (
     Cell,
     Crashed,
@@ -32,6 +32,7 @@ from mcpv_node.actors.kernel import (
     answers,
     handles,
 )
+from mcpv_node.actors.kernel.cell import Letter
 from mcpv_node.actors.server_type import Why as AskWhy
 from mcpv_node.actors.server_type import WhyReport
 from mcpv_node.actors.world import EVERYTHING, Selector
@@ -42,6 +43,7 @@ from mcpv_node.gateway import (
     unlearnt_for_call,
     wait_for_first_lists,
 )
+from mcpv_node.gateway.learning import LIST_PATIENCE, unlearnt_for_list
 from mcpv_node.node import NodeOptions, NodeRuntime
 from mcpv_node.node_file import NodeFile
 from mcpv_node.settings import NodeSettings, ServerName, find_config, load_settings, state_dir
@@ -54,6 +56,7 @@ from .messages import (
     NodeDown,
     Stop,
     Subscribe,
+    Subscriber,
     ToolList,
     ToolResult,
     Unsubscribe,
@@ -65,6 +68,12 @@ THREAD_START_BOUND = 30.0
 
 # A report is made of what the server's actor has at hand.
 WHY_TIMEOUT = 5.0
+
+# A host asks right after `start()`: a node whose start fails at once must still be there to say why.
+LAST_WORDS = 2.0
+
+# What `token` says when there shall be none.
+NO_TOKEN = "none"
 
 _REASONS = {
     -32700: "parse_error",
@@ -96,6 +105,28 @@ class _RootEnded:
     outcome: ExitReason | Exception
 
 
+@dataclass(frozen=True, slots=True)
+class _LastWordsSpoken:
+    """Whoever started a node that failed has had the time to ask it why."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Greet:
+    """The subscriber has joined: it is told what there is now."""
+
+    urn: str
+    consumer: ConsumerId
+
+
+@dataclass(frozen=True, slots=True)
+class _InHand:
+    """A request on its way, with the point on the node's clock at which it came."""
+
+    request: CallTool | ListTools | Why
+    deferred: Deferred[Any]
+    arrived: float
+
+
 class NodeActor(LoopActor[None]):
     """See the module. Asks wait until the tree is up; if it does not come up they are answered `Failed`.
 
@@ -113,14 +144,20 @@ class NodeActor(LoopActor[None]):
         environ: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._options = _options(config, state_dir, http, token, dict(environ or os.environ))
+        self._options = _options(
+            config, state_dir, http, token, dict(os.environ if environ is None else environ)
+        )
         self._runtime: NodeRuntime | None = None
         self._is_up = False
-        self._failure: str | None = None
-        self._parked: list[tuple[CallTool | ListTools | Why, Deferred[Any]]] = []
-        self._subscribers: dict[str, tuple[pykka.ActorRef[Any], int]] = {}
-        self._over: asyncio.Event | None = None
+        self._is_stopping = False
+        self._has_failed = False
+        # Why it is over or about to be; empty until then.
         self._reason = ""
+        self._end: ExitReason = Shutdown()
+        self._parked: list[_InHand] = []
+        self._in_hand: dict[Deferred[Any], _InHand] = {}
+        self._subscribers: dict[str, tuple[Subscriber, ConsumerId]] = {}
+        self._over: asyncio.Event | None = None
 
     # --- life -----------------------------------------------------------------------------------
 
@@ -128,21 +165,27 @@ class NodeActor(LoopActor[None]):
         """pykka's hook: called once by `start()`, on the host's thread."""
         self.registered = True
         is_attached = threading.Event()
-        thread = threading.Thread(
-            target=lambda: uvloop.run(self._live(is_attached)), name="mcpv-node", daemon=True
-        )
-        thread.start()
-        if not is_attached.wait(THREAD_START_BOUND):
+        threading.Thread(target=self._run_thread, args=(is_attached,), name="mcpv-node", daemon=True).start()
+        if not is_attached.wait(THREAD_START_BOUND) or not self.incarnation:
+            pykka.ActorRegistry.unregister(self.actor_ref)
             raise RuntimeError(f"the node's thread did not start within {THREAD_START_BOUND:g} s")
+
+    def _run_thread(self, is_attached: threading.Event) -> None:
+        try:
+            uvloop.run(self._live(is_attached))
+        finally:
+            is_attached.set()
 
     async def _live(self, is_attached: threading.Event) -> None:
         self._over = asyncio.Event()
         runtime = self._runtime = NodeRuntime(self._options)
         Cell(runtime.system, "node-actor").start(self)
         is_attached.set()
-        await self._over.wait()
-        await runtime.stop("now")
-        runtime.system.close()
+        try:
+            await self._over.wait()
+            await runtime.stop("now")
+        finally:
+            runtime.system.close()
 
     def on_start(self, estate: None = None) -> None:
         assert self._runtime is not None
@@ -150,48 +193,125 @@ class NodeActor(LoopActor[None]):
         self.run(self._runtime.start(self._ask_self_to_stop), _Up)
 
     def on_shutdown(self) -> None:
-        assert self._runtime is not None
-        self._reason = self._reason or "asked to stop"
-        self._is_up = False
-        self.run(self._runtime.stop("drain"), _Stopped)
+        self._begin_stop()
 
-    def on_exit(self, reason: ExitReason) -> None:
-        down = NodeDown(self._reason or str(reason))
-        for subscriber, _ in self._subscribers.values():
-            _tell(subscriber, down)
-        if self._over is not None:
-            self._over.set()
+    @answers(Stop)
+    def _on_stop(self, _request: Stop) -> None:
+        # Answered at the very end, as pykka's own stop() is: by then the node has left the registry.
+        letter = self._letter
+        if letter is not None and letter.port is not None:
+            self._stop_ports.append(letter.port)
+            letter.port = None
+        self._begin_stop()
+
+    def _begin_stop(self) -> None:
+        """Drain and stop, once; how often it is asked makes no difference."""
+        assert self._runtime is not None
+        if self._has_failed:
+            self.exit(self._end)
+        elif not self._is_stopping:
+            self._is_stopping = True
+            self._is_up = False
+            self._reason = "asked to stop"
+            self.run(self._runtime.stop("drain"), _Stopped)
 
     @handles(_Up)
     def _on_up(self, message: _Up) -> None:
-        assert self._runtime is not None
-        if isinstance(message.outcome, Exception):
-            self._reason = str(message.outcome)
-            for request, deferred in self._parked:
-                deferred.answer(Failed(request.id, "start_failed", self._reason))
-            self.exit(Crashed(self._reason))
+        if self._is_stopping:
             return
+        if isinstance(message.outcome, Exception):
+            self._fail(str(message.outcome))
+            return
+        assert self._runtime is not None
         self._is_up = True
         self.started()
         self.run(self._runtime.wait_ended(), _RootEnded)
-        for request, deferred in self._parked:
-            self._begin(request, deferred)
-        self._parked.clear()
+        parked, self._parked = self._parked, []
+        for one in parked:
+            self._begin(one)
         for urn, (subscriber, consumer) in list(self._subscribers.items()):
             self._join(urn, subscriber, consumer)
 
-    @handles(_Stopped)
-    def _on_stopped(self, _message: _Stopped) -> None:
-        self.exit(Shutdown())
+    def _fail(self, reason: str) -> None:
+        """The tree did not come up, and nothing of it is left: say so to whoever asks, for a moment."""
+        self._has_failed = True
+        self._reason = reason
+        self._end = Crashed(reason)
+        self._answer_what_waits()
+        self._tell_all_down()
+        self.after(LAST_WORDS, _LastWordsSpoken())
+
+    @handles(_LastWordsSpoken)
+    def _on_last_words_spoken(self, _message: _LastWordsSpoken) -> None:
+        self.exit(self._end)
 
     @handles(_RootEnded)
     def _on_root_ended(self, message: _RootEnded) -> None:
-        if self._is_up:
-            self._reason = f"the node gave up: {message.outcome}"
-            self.exit(Crashed(self._reason))
+        if not self._is_up:
+            return
+        assert self._runtime is not None
+        self._is_up = False
+        self._is_stopping = True
+        self._reason = f"the node gave up: {message.outcome}"
+        self._end = Crashed(self._reason)
+        # Whoever hears of the end may start another at once: the folder has to be free by then.
+        self.run(self._runtime.stop("now"), _Stopped)
+
+    @handles(_Stopped)
+    def _on_stopped(self, _message: _Stopped) -> None:
+        self.exit(self._end)
+
+    def on_exit(self, reason: ExitReason) -> None:
+        self._is_up = False
+        self._is_stopping = True
+        self._reason = self._reason or str(reason)
+        self._answer_what_waits()
+        self._tell_all_down()
+        if self._over is not None:
+            self._over.set()
+
+    def _answer_what_waits(self) -> None:
+        parked, self._parked = self._parked, []
+        in_hand, self._in_hand = self._in_hand, {}
+        for one in parked:
+            one.deferred.answer(self._refuse(one.request))
+        for one in in_hand.values():
+            one.deferred.answer(self._refuse(one.request, executed="unknown"))
+
+    def _tell_all_down(self) -> None:
+        subscribers, self._subscribers = self._subscribers, {}
+        for subscriber, _ in subscribers.values():
+            _tell(subscriber, NodeDown(self._reason))
 
     def _ask_self_to_stop(self) -> None:
         self.cell.stop()
+
+    # --- what comes too late --------------------------------------------------------------------
+
+    def refuse_late(self, letter: Letter) -> None:
+        if not self._answer_late(letter):
+            super().refuse_late(letter)
+
+    def _to_pass_on(self, unread: Iterable[Letter]) -> list[Letter]:
+        return [letter for letter in super()._to_pass_on(unread) if not self._answer_late(letter)]
+
+    def _answer_late(self, letter: Letter) -> bool:
+        """There is no next incarnation: what this one has not read is answered here, on any thread."""
+        message, port = letter.message, letter.port
+        if isinstance(message, Subscribe):
+            _tell(message.subscriber, NodeDown(self._reason))
+        elif isinstance(message, CallTool | ListTools | Why) and port is not None:
+            port.answer(self._refuse(message))
+        elif isinstance(message, Stop) and port is not None:
+            port.answer(None)
+        else:
+            return False
+        return True
+
+    def _refuse(self, request: CallTool | ListTools | Why, *, executed: str = "no") -> Failed:
+        reason = "start_failed" if self._has_failed else "stopping"
+        message = self._reason if self._has_failed else f"the node is stopping: {self._reason}"
+        return Failed(request.id, reason, message, {"reason": reason, "executed": executed})
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -207,47 +327,32 @@ class NodeActor(LoopActor[None]):
     def _on_why(self, request: Why) -> Deferred[WhyReport | Failed]:
         return self._park_or_begin(request)
 
-    @answers(Stop)
-    def _on_stop(self, _request: Stop) -> Deferred[None]:
-        deferred: Deferred[None] = self.defer()
-        self._stop_when_told(deferred)
-        return deferred
-
-    def _stop_when_told(self, deferred: Deferred[None]) -> None:
-        assert self._runtime is not None
-        self._is_up = False
-        self._reason = "asked to stop"
-
-        async def stop_and_answer(runtime: NodeRuntime) -> None:
-            await runtime.stop("drain")
-            deferred.answer(None)
-
-        self.run(stop_and_answer(self._runtime), _Stopped)
-
     def _park_or_begin(self, request: CallTool | ListTools | Why) -> Deferred[Any]:
         deferred: Deferred[Any] = self.defer()
+        one = _InHand(request, deferred, self.cell.system.clock.monotonic())
         if self._is_up:
-            self._begin(request, deferred)
-        elif self._reason:
-            deferred.answer(Failed(request.id, "stopping", f"the node is stopping: {self._reason}"))
+            self._begin(one)
+        elif self._is_stopping or self._has_failed:
+            deferred.answer(self._refuse(request))
         else:
-            self._parked.append((request, deferred))
+            self._parked.append(one)
         return deferred
 
-    def _begin(self, request: CallTool | ListTools | Why, deferred: Deferred[Any]) -> None:
+    def _begin(self, one: _InHand) -> None:
         work: Coroutine[Any, Any, object]
-        match request:
-            case CallTool():
-                work = self._call(request)
-            case Why():
-                work = self._why(request)
-            case ListTools():
-                deferred.answer(self._list(request))
-                return
-        self.run(work, lambda outcome: _Answered(deferred, request.id, outcome))
+        match one.request:
+            case CallTool() as call:
+                work = self._call(call, one.arrived + call.timeout)
+            case Why() as why:
+                work = self._why(why)
+            case ListTools() as listing:
+                work = self._list(listing)
+        self._in_hand[one.deferred] = one
+        self.run(work, lambda outcome: _Answered(one.deferred, one.request.id, outcome))
 
     @handles(_Answered)
     def _on_answered(self, message: _Answered) -> None:
+        self._in_hand.pop(message.deferred, None)
         if isinstance(message.outcome, Exception):
             logger.opt(exception=message.outcome).error("a request of the host failed")
             message.deferred.answer(
@@ -256,37 +361,38 @@ class NodeActor(LoopActor[None]):
         else:
             message.deferred.answer(message.outcome)
 
-    async def _call(self, request: CallTool) -> ToolResult | Failed:
+    async def _call(self, request: CallTool, deadline: float) -> ToolResult | Failed:
         assert self._runtime is not None
         node = self._runtime.context
         key = f"key:host:{request.key}" if request.key is not None else f"client:{self.actor_urn}"
         caller = Caller(principal="host", client="host", key=key)
         try:
             params = msgspec.json.encode({"name": request.name, "arguments": request.arguments})
-        except (TypeError, ValueError, OverflowError) as error:
+        except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return Failed(request.id, "invalid_params", f"the arguments are not JSON: {error}")
         world = node.world.world
         if request.name not in world.tool_view(EVERYTHING).targets:
             unlearnt = unlearnt_for_call(world, EVERYTHING, request.name, node.settings)
             if unlearnt:
-                await wait_for_first_lists(node, unlearnt, request.timeout)
+                await wait_for_first_lists(node, unlearnt, max(0.0, deadline - node.clock.monotonic()))
         reply = await call_tool(
-            node,
-            caller,
-            node.world.world.tool_view(EVERYTHING),
-            Raw(params),
-            deadline=node.clock.monotonic() + request.timeout,
+            node, caller, node.world.world.tool_view(EVERYTHING), Raw(params), deadline=deadline
         )
         return _result(request.id, reply)
 
-    def _list(self, request: ListTools) -> ToolList | Failed:
+    async def _list(self, request: ListTools) -> ToolList | Failed:
         assert self._runtime is not None
-        world = self._runtime.context.world.world
+        node = self._runtime.context
+        world = node.world.world
         selector = EVERYTHING
         if request.server is not None:
             selector = Selector(server=ServerName(request.server))
             if request.server not in world.servers:
                 return Failed(request.id, "invalid_params", f"there is no server named {request.server}")
+        unlearnt = unlearnt_for_list(world, selector)
+        if unlearnt:
+            await wait_for_first_lists(node, unlearnt, LIST_PATIENCE)
+            world = node.world.world
         view = world.tool_view(selector)
         tools = tuple(
             ListedTool(
@@ -310,36 +416,51 @@ class NodeActor(LoopActor[None]):
     @handles(Subscribe)
     def _on_subscribe(self, message: Subscribe) -> None:
         urn = message.subscriber.actor_urn
-        if urn in self._subscribers:
-            return
-        consumer = new_consumer_id()
-        self._subscribers[urn] = (message.subscriber, consumer)
-        if self._is_up:
-            self._join(urn, message.subscriber, consumer)
+        if self._has_failed:
+            _tell(message.subscriber, NodeDown(self._reason))
+        elif urn not in self._subscribers:
+            consumer = new_consumer_id()
+            self._subscribers[urn] = (message.subscriber, consumer)
+            if self._is_up:
+                self._join(urn, message.subscriber, consumer)
 
     @handles(Unsubscribe)
     def _on_unsubscribe(self, message: Unsubscribe) -> None:
         self._drop(message.subscriber.actor_urn)
 
-    def _join(self, urn: str, subscriber: pykka.ActorRef[Any], consumer: Any) -> None:
+    def _join(self, urn: str, subscriber: Subscriber, consumer: ConsumerId) -> None:
         assert self._runtime is not None
         node = self._runtime.context
 
         def notify(news: SnapshotChanged) -> None:
-            if not _tell(subscriber, news):
-                self._drop(urn)
+            self._pass_on(urn, consumer, news)
 
         node.subscribers.tell(Join(consumer, EVERYTHING, notify))
-        tools = node.world.world.tools
-        notify(SnapshotChanged("tools", tools.version, node.world.world.tool_view(EVERYTHING).etag))
+        # Once it has joined: what changed between its first news and its joining it would never hear of.
+        self.after(0.0, _Greet(urn, consumer))
+
+    @handles(_Greet)
+    def _on_greet(self, message: _Greet) -> None:
+        if not self._is_up:
+            return
+        assert self._runtime is not None
+        world = self._runtime.context.world.world
+        news = SnapshotChanged("tools", world.tools.version, world.tool_view(EVERYTHING).etag)
+        self._pass_on(message.urn, message.consumer, news)
+
+    def _pass_on(self, urn: str, consumer: ConsumerId, news: SnapshotChanged) -> None:
+        known = self._subscribers.get(urn)
+        # It may have left, and even come again, while the news was on its way.
+        if known is not None and known[1] == consumer and not _tell(known[0], news):
+            self._drop(urn)
 
     def _drop(self, urn: str) -> None:
         known = self._subscribers.pop(urn, None)
         if known is not None and self._runtime is not None and self._is_up:
-            self._runtime.context.subscribers.tell(Leave(known[1]))  # type: ignore[arg-type]
+            self._runtime.context.subscribers.tell(Leave(known[1]))
 
 
-def _tell(subscriber: pykka.ActorRef[Any], message: object) -> bool:
+def _tell(subscriber: Subscriber, message: object) -> bool:
     """False when the host's actor has ended."""
     try:
         subscriber.tell(message)
@@ -352,11 +473,15 @@ def _result(request_id: str, reply: CallReply) -> ToolResult | Failed:
     if reply.result is not None:
         raw = bytes(reply.result)
         return ToolResult(request_id, raw, _says_error(raw))
-    error = msgspec.json.decode(reply.error or b"{}", type=_Error)
+    try:
+        error = msgspec.json.decode(reply.error or b"{}", type=_Error)
+    except msgspec.DecodeError:
+        # A server's own error passes untouched, so it may be anything.
+        return Failed(request_id, "error", "the server's error is not one", {"error": _json(reply.error)})
     try:
         data: dict[str, Any] = msgspec.json.decode(error.data, type=dict[str, Any])
     except msgspec.DecodeError:
-        data = {"data": msgspec.json.decode(error.data)}
+        data = {"data": _json(error.data)}
     reason = data.get("reason") or _REASONS.get(error.code, "error")
     return Failed(request_id, str(reason), error.message, data)
 
@@ -369,6 +494,10 @@ class _Error(msgspec.Struct):
 
 class _IsError(msgspec.Struct):
     isError: bool = False
+
+
+def _json(raw: bytes | Raw | None) -> Any:
+    return msgspec.json.decode(raw or b"null")
 
 
 def _says_error(raw: bytes) -> bool:
@@ -396,6 +525,6 @@ def _options(
         config_path=path,
         state_dir=state_dir(None if folder is None else Path(folder), environ, settings),
         http=http,
-        token=token,
+        token=token if token is None or token == NO_TOKEN else os.path.abspath(token),
         environ=environ,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -56,7 +57,13 @@ class Node:
 
     async def __aenter__(self) -> Self:
         # Reading the configuration touches the disk, and pykka's start waits for the node's thread.
-        self._ref = await asyncio.to_thread(self._start)
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        try:
+            self._ref = await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            # A thread cannot be interrupted: what it starts is stopped once it is there.
+            starting.add_done_callback(_stop_unwanted)
+            raise
         return self
 
     async def __aexit__(
@@ -66,7 +73,7 @@ class Node:
         traceback: TracebackType | None,
     ) -> None:
         with contextlib.suppress(pykka.ActorDeadError):
-            await self._ask(Stop())
+            await self._running().ask(Stop(), block=False)
 
     async def call_tool(
         self,
@@ -100,13 +107,13 @@ class Node:
             latest[:] = [news]
             has_news.set()
 
-        def hear(news: SnapshotChanged | NodeDown) -> None:
-            loop.call_soon_threadsafe(keep, news)
-
-        listener = _Listener.start(hear)
         ref = self._running()
+        listener = _Listener(loop, keep)
         try:
             ref.tell(Subscribe("tools", listener))
+        except pykka.ActorDeadError:
+            return
+        try:
             while True:
                 await has_news.wait()
                 has_news.clear()
@@ -117,10 +124,12 @@ class Node:
         finally:
             with contextlib.suppress(pykka.ActorDeadError):
                 ref.tell(Unsubscribe("tools", listener))
-            listener.stop(block=False)
 
-    async def _ask(self, message: object) -> Any:
-        reply = await self._running().ask(message, block=False)
+    async def _ask(self, message: CallTool | ListTools | Why) -> Any:
+        try:
+            reply = await self._running().ask(message, block=False)
+        except pykka.ActorDeadError as error:
+            raise CallError(Failed(message.id, "stopping", "the node has ended")) from error
         if isinstance(reply, Failed):
             raise CallError(reply)
         return reply
@@ -131,15 +140,21 @@ class Node:
         return self._ref
 
 
-class _Listener(pykka.ThreadingActor):
-    """Hears for a loop what the node tells an actor."""
+class _Listener:
+    """Hears for a loop what the node tells an actor; no thread, and nothing in the host's registry."""
 
-    use_daemon_thread = True
+    def __init__(self, loop: asyncio.AbstractEventLoop, keep: Callable[[Any], None]) -> None:
+        self.actor_urn = uuid.uuid4().urn
+        self._loop = loop
+        self._keep = keep
 
-    def __init__(self, hear: Callable[[Any], object]) -> None:
-        super().__init__()
-        self._hear = hear
+    def tell(self, message: Any) -> None:
+        try:
+            self._loop.call_soon_threadsafe(self._keep, message)
+        except RuntimeError as error:
+            raise pykka.ActorDeadError("the host's loop has closed") from error
 
-    def on_receive(self, message: Any) -> None:
-        with contextlib.suppress(RuntimeError):  # the host's loop has closed
-            self._hear(message)
+
+def _stop_unwanted(starting: asyncio.Future[pykka.ActorRef[NodeActor]]) -> None:
+    if not starting.cancelled() and starting.exception() is None:
+        starting.result().stop(block=False)

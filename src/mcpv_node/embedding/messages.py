@@ -9,10 +9,9 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, Protocol, TypeAlias
 
 import msgspec
-import pykka
 
 from mcpv_node.actors.index_messages import SnapshotChanged
 from mcpv_node.actors.kernel import Request
@@ -54,9 +53,14 @@ class CallError(Exception):
 
     def __init__(self, failed: Failed) -> None:
         super().__init__(failed.message)
+        self.id = failed.id
         self.reason = failed.reason
         self.message = failed.message
         self.data = failed.data
+
+    def __reduce__(self) -> tuple[type[CallError], tuple[Failed]]:
+        """An exception is copied by its args, which are the message alone."""
+        return type(self), (Failed(self.id, self.reason, self.message, self.data),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +112,22 @@ class Why(Request[WhyReport | Failed]):
     id: str = field(default_factory=_new_id, kw_only=True)
 
 
+class Subscriber(Protocol):
+    """Who hears: a pykka `ActorRef`, or what looks like one. `tell` must not block."""
+
+    actor_urn: str
+
+    def tell(self, message: Any) -> None:
+        """Take the message; pykka's ActorDeadError when there is nobody any more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Subscribe:
     """Have `subscriber` told SnapshotChanged: now, and whenever the list changes; NodeDown at the end."""
 
     kind: Literal["tools"]
-    subscriber: pykka.ActorRef[Any]
+    subscriber: Subscriber
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +135,7 @@ class Unsubscribe:
     """Tell `subscriber` nothing more about this kind."""
 
     kind: Literal["tools"]
-    subscriber: pykka.ActorRef[Any]
+    subscriber: Subscriber
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +164,7 @@ __all__ = [
     "SnapshotChanged",
     "Stop",
     "Subscribe",
+    "Subscriber",
     "ToolList",
     "ToolResult",
     "Unsubscribe",

@@ -22,6 +22,7 @@ from .auth import (
     is_origin_allowed,
     needs_token,
 )
+from .gauges import refresh_gauges
 from .mcp_http import McpEndpoint, Place
 from .services import DoorServices
 from .sessions import SessionsMessage
@@ -142,6 +143,7 @@ class HttpApp:
             await exchange.problem(403, "this token sees a part of the node only")
         elif exchange.path == "/metrics":
             if await self._is_read(exchange):
+                await refresh_gauges(self._services.node)
                 body, content_type = self._services.node.metrics.exposition()
                 await exchange.answer(200, body, content_type=content_type.encode("latin-1"))
         elif self._rest_failed:

@@ -26,6 +26,7 @@ from typing import Final, TypeAlias, cast
 import msgspec
 from loguru import logger
 
+from mcpv_node.actors.clients import Client, Register, Unregister
 from mcpv_node.actors.index_messages import Join, Leave
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import Selector
@@ -282,6 +283,7 @@ class LineConnection(asyncio.Protocol):
         if self._front is not None:
             node = self._services.node
             node.subscribers.tell(Leave(self._consumer))
+            node.clients.tell(Unregister(self._consumer))
             node.tell_event(EventKind.SESSION_CLOSED, client=self._front.client, cause=DOOR)
         self._on_idle()
 
@@ -310,6 +312,7 @@ class LineConnection(asyncio.Protocol):
             notify=self._write_if_read,
         )
         node.subscribers.tell(Join(self._consumer, selector, self._front.on_snapshot_changed))
+        node.clients.tell(Register(Client(self._consumer, self._principal, selector)))
         node.tell_event(EventKind.SESSION_OPENED, client=self._principal, cause=DOOR)
 
     def _on_line(self, front: Front, line: Line) -> None:

@@ -11,6 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
+from mcpv_node.actors.clients import Client, Register, Unregister
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, LoopActor, Request, answers, handles
 from mcpv_node.actors.world import Selector
@@ -196,6 +197,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         self._node.subscribers.tell(
             Join(session.consumer, request.selector, session.front.on_snapshot_changed)
         )
+        self._node.clients.tell(Register(Client(session.consumer, session.front.client, request.selector)))
         self._node.tell_event(EventKind.SESSION_OPENED, client=session.front.client, cause=DOOR)
         self._sessions[session.id] = session
         self._count()
@@ -246,6 +248,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
     def _end(self, session: Session, reason: str) -> None:
         session.end(reason)
         self._node.subscribers.tell(Leave(session.consumer))
+        self._node.clients.tell(Unregister(session.consumer))
         self._node.tell_event(
             EventKind.SESSION_CLOSED, client=session.front.client, reason=reason, cause=DOOR
         )

@@ -1,0 +1,171 @@
+"""A server type's decisions, driven by hand: one state, one clock, everything that was decided."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+from mcpv_node.actors.leases import InstanceId, LeaseId, LeaseKind, StartCause
+from mcpv_node.actors.server_type import core
+from mcpv_node.actors.server_type.core import Action, Event, Instance, Policy, State
+from mcpv_node.actors.server_type.messages import ServerState
+
+A = TypeVar("A", bound=Action)
+
+# Any moment will do.
+BEGINNING = 1000.0
+
+# As long as a test wants to wait when its own deadline is not what it is about.
+FAR = 10_000_000.0
+
+
+def make_policy(
+    *,
+    always_on: bool = False,
+    min_ready: int = 0,
+    max_instances: int = 1,
+    max_concurrent: int = 1,
+    idle_seconds: float = 60.0,
+    never_reaped: bool = False,
+    queue_limit: int = 256,
+    queue_timeout: float = 30.0,
+    start_timeout: float = 20.0,
+    drain_timeout: float = 15.0,
+    max_retries: int = 5,
+    backoff_base: float = 1.0,
+    backoff_max: float = 30.0,
+) -> Policy:
+    """The defaults of the configuration, but for one instance and a start that is shorter than the queue."""
+    return Policy(
+        always_on=always_on,
+        min_ready=min_ready,
+        max_instances=max_instances,
+        max_concurrent=max_concurrent,
+        idle_seconds=idle_seconds,
+        never_reaped=never_reaped,
+        queue_limit=queue_limit,
+        queue_timeout=queue_timeout,
+        start_timeout=start_timeout,
+        drain_timeout=drain_timeout,
+        max_retries=max_retries,
+        backoff_base=backoff_base,
+        backoff_max=backoff_max,
+    )
+
+
+class Desk:
+    """Where decisions are made. Each method is one event at the clock's time and returns what was decided."""
+
+    def __init__(self, policy: Policy | None = None, *, now: float = BEGINNING) -> None:
+        self.policy = policy or make_policy()
+        self.state = State(since=now)
+        self.now = now
+        self.log: list[Action] = []
+
+    def decide(self, event: Event) -> list[Action]:
+        self.state, actions = core.decide(self.policy, "fs", self.state, event, self.now)
+        self.log += actions
+        return actions
+
+    # --- events ---------------------------------------------------------------------------------
+
+    def acquire(
+        self,
+        lease: int,
+        *,
+        cause: StartCause = StartCause.TOOL_CALL,
+        kind: LeaseKind = LeaseKind.CALL,
+        within: float = FAR,
+    ) -> list[Action]:
+        return self.decide(core.AcquireAsked(LeaseId(lease), cause, kind, self.now + within))
+
+    def release(self, lease: int) -> list[Action]:
+        return self.decide(core.Released(LeaseId(lease)))
+
+    def ready(self, number: int = 1) -> list[Action]:
+        return self.decide(core.BecameReady(InstanceId(f"fs-{number}")))
+
+    def fail(self, number: int = 1, *, fatal: bool = False, chance: float = 1.0) -> list[Action]:
+        return self.decide(core.StartFailed(InstanceId(f"fs-{number}"), "no luck", fatal, chance))
+
+    def exit(self, number: int = 1, *, asked: bool = False, chance: float = 1.0) -> list[Action]:
+        return self.decide(core.Exited(InstanceId(f"fs-{number}"), asked, "it broke", chance))
+
+    def retire(self, number: int = 1, *, at_fault: bool = True) -> list[Action]:
+        return self.decide(core.Retired(InstanceId(f"fs-{number}"), at_fault))
+
+    def clients(self, count: int) -> list[Action]:
+        return self.decide(core.ClientsChanged(count))
+
+    def warm(self) -> list[Action]:
+        return self.decide(core.WarmAsked())
+
+    def operator_start(self) -> list[Action]:
+        return self.decide(core.StartAsked())
+
+    def operator_stop(self) -> list[Action]:
+        return self.decide(core.StopAsked())
+
+    def retry(self) -> list[Action]:
+        return self.decide(core.RetryAsked())
+
+    def drain(self, patience: float | None = None) -> list[Action]:
+        return self.decide(core.DrainAsked(patience))
+
+    def tick(self, seconds: float = 0.0) -> list[Action]:
+        """Let `seconds` pass, then look."""
+        self.now += seconds
+        return self.decide(core.Woken())
+
+    def pass_time(self, seconds: float) -> None:
+        self.now += seconds
+
+    # --- what is the case -----------------------------------------------------------------------
+
+    @property
+    def shown(self) -> ServerState:
+        return self.state.shown
+
+    @property
+    def next_wake(self) -> float | None:
+        return core.next_wake(self.policy, self.state)
+
+    def instance(self, number: int = 1) -> Instance:
+        return next(it for it in self.state.instances if it.id == f"fs-{number}")
+
+    def granted(self) -> list[int]:
+        return [int(action.lease) for action in self.log if isinstance(action, core.Grant)]
+
+    def up(self, *, calls: int = 0) -> Desk:
+        """Have one instance ready, with the leases 1 to `calls` on it."""
+        self.operator_start()
+        self.ready(1)
+        for lease in range(1, calls + 1):
+            self.acquire(lease)
+        self.log.clear()
+        return self
+
+
+def of(kind: type[A], actions: list[Action]) -> list[A]:
+    """Those of one kind."""
+    return [action for action in actions if isinstance(action, kind)]
+
+
+def starts(actions: list[Action]) -> list[tuple[str, str]]:
+    """What is started, and why."""
+    return [(action.id, action.cause.value) for action in of(core.Start, actions)]
+
+
+def stops(actions: list[Action]) -> list[tuple[str, str]]:
+    return [(action.id, action.reason) for action in of(core.Stop, actions)]
+
+
+def grants(actions: list[Action]) -> list[tuple[int, str]]:
+    return [(int(action.lease), action.id) for action in of(core.Grant, actions)]
+
+
+def refusals(actions: list[Action]) -> list[tuple[int, str]]:
+    return [(int(action.lease), action.reason.value) for action in of(core.Refuse, actions)]
+
+
+def changes(actions: list[Action]) -> list[tuple[str, str]]:
+    return [(action.before.value, action.after.value) for action in of(core.Changed, actions)]
