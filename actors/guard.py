@@ -62,11 +62,29 @@ class _Finished:
 GuardMessage: TypeAlias = Enlist | StrikeOff
 
 
+class GuardPost:
+    """Where the guard process stands, for every incarnation of its actor.
+
+    An estate is dropped when an actor crashes twice in a row, but this is a fact, and nothing to rebuild: without a
+    holder its pipe would close, and the guard would end every server.
+    """
+
+    process: GuardProcess | None = None
+
+
 class Guard(LoopActor[GuardProcess]):
     """See the module. `mark_prefix` is what our children carry in their environment: `<node id>/`."""
 
-    def __init__(self, ledger: Path, mark_prefix: str, *, on_reaped: Callable[[ReapReport], None]) -> None:
+    def __init__(
+        self,
+        ledger: Path,
+        mark_prefix: str,
+        *,
+        on_reaped: Callable[[ReapReport], None],
+        post: GuardPost | None = None,
+    ) -> None:
         super().__init__()
+        self._post = GuardPost() if post is None else post
         self._path = ledger
         self._mark_prefix = mark_prefix
         self._on_reaped = on_reaped
@@ -103,8 +121,10 @@ class Guard(LoopActor[GuardProcess]):
 
     def _stand(self) -> None:
         self._ledger = Ledger(self._path)
-        if self.estate is None or not self.estate.is_alive:
-            self.estate = start_guard(self._path, self._mark_prefix, REAP_GRACE, on_exit=self._guard_ended)
+        process = self.estate or self._post.process
+        if process is None or not process.is_alive:
+            process = start_guard(self._path, self._mark_prefix, REAP_GRACE, on_exit=self._guard_ended)
+        self.estate = self._post.process = process
         self.started()
 
     def _guard_ended(self, status: ExitStatus) -> None:
@@ -117,7 +137,7 @@ class Guard(LoopActor[GuardProcess]):
 
     @handles(_Finished)
     def _on_finished(self, _message: _Finished) -> None:
-        self.estate = None
+        self.estate = self._post.process = None
         self.exit(Shutdown())
 
     @answers(Enlist)

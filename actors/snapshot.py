@@ -96,6 +96,9 @@ EMPTY_TOOLS = ToolSnapshot(
 )
 
 
+_NONE: Mapping[str, ToolEntry] = MappingProxyType({})
+
+
 def fingerprint(entries: Iterable[ToolEntry]) -> str:
     """The ETag of a list: it follows the definitions and their order, nothing else."""
     whole = hashlib.sha256()
@@ -124,9 +127,19 @@ def merge_tools(
     naming = assign_names(
         [(view.name, tool.name) for view, _, tool in offered], separator=separator, strategy=namespace
     )
+    former = previous.by_server
     entries = tuple(
         sorted(
-            (_entry(naming.names[view.name, tool.name], view, known, tool) for view, known, tool in offered),
+            (
+                _entry(
+                    naming.names[view.name, tool.name],
+                    view,
+                    known,
+                    tool,
+                    former=former.get(view.name, _NONE).get(tool.name),
+                )
+                for view, known, tool in offered
+            ),
             key=lambda entry: entry.name,
         )
     )
@@ -154,7 +167,19 @@ def merge_tools(
     )
 
 
-def _entry(name: str, view: ServerView, known: Learnt, tool: ListedTool) -> ToolEntry:
+def _entry(
+    name: str, view: ServerView, known: Learnt, tool: ListedTool, *, former: ToolEntry | None
+) -> ToolEntry:
+    """The tool as clients see it; the former entry where nothing of it has changed, as most have not."""
+    if (
+        former is not None
+        and former.name == name
+        and former.raw_definition == tool.definition
+        and former.spec_key == view.spec_key
+        and former.source is known.source
+        and former.stale is known.stale
+    ):
+        return former
     definition = tool.definition if name == tool.name else rename_definition(tool.definition, name)
     return ToolEntry(
         name=name,

@@ -286,7 +286,10 @@ async def measure_leases(options: Options, report: Report) -> None:
     )
     report.add(f"one type, {TYPES} at once", us(one))
     report.add(
-        f"{TYPES} types, one each at once", f"{us(many)} = {many / one:.2f}x", "<= 1.3x", within=many / one <= 1.3
+        f"{TYPES} types, one each at once",
+        f"{us(many)} = {many / one:.2f}x",
+        "<= 1.3x",
+        within=many / one <= 1.3,
     )
 
 
@@ -355,8 +358,12 @@ async def measure_crashes(options: Options, report: Report) -> None:
     system.close()
     ask = median(asks)
     half, most = percentile(crashes, 0.5) / ask, percentile(crashes, 0.99) / ask
-    report.add("crash, monitor told, restarted, answers: p50", f"{half:.1f} asks", "<= 12 asks", within=half <= 12)
-    report.add("crash, monitor told, restarted, answers: p99", f"{most:.1f} asks", "<= 60 asks", within=most <= 60)
+    report.add(
+        "crash, monitor told, restarted, answers: p50", f"{half:.1f} asks", "<= 12 asks", within=half <= 12
+    )
+    report.add(
+        "crash, monitor told, restarted, answers: p99", f"{most:.1f} asks", "<= 60 asks", within=most <= 60
+    )
 
 
 # --- the catalog --------------------------------------------------------------------------------

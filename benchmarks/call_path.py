@@ -137,8 +137,13 @@ def _report_calls(report: Report, load: int, tallies: dict[str, Tally]) -> None:
             "<= 1.5x, <= 0.35 ms" if is_bound else "",
             within=ratio <= 1.5 and added <= 0.35e-3 if is_bound else None,
         )
-        report.add(f"{at}: {name}, added p99", f"{ms(tally.p99 - direct.p99)}, floor {ms(floor.p99 - direct.p99)}")
-        report.add(f"{at}: {name}, processor time a call", f"{us(tally.cpu_per_call)}, floor {us(floor.cpu_per_call)}")
+        report.add(
+            f"{at}: {name}, added p99", f"{ms(tally.p99 - direct.p99)}, floor {ms(floor.p99 - direct.p99)}"
+        )
+        report.add(
+            f"{at}: {name}, processor time a call",
+            f"{us(tally.cpu_per_call)}, floor {us(floor.cpu_per_call)}",
+        )
 
 
 # --- lists --------------------------------------------------------------------------------------
@@ -156,7 +161,8 @@ async def _measure_list(options: Options, report: Report, node: Node, count: int
     lane = await _session(node, LIST, path=f"/mcp/server/t{count}")
     answer = await lane.ask(lane.request)
     with tempfile.NamedTemporaryFile() as listing:
-        Path(listing.name).write_bytes(answer[answer.index(b"\r\n\r\n") + 4 :])
+        listing.write(answer[answer.index(b"\r\n\r\n") + 4 :])
+        listing.flush()
         floor = await start_floor(Path(listing.name))
         constant, listed = Tally(), Tally()
         try:
@@ -225,8 +231,7 @@ async def measure_restarts(options: Options, report: Report) -> None:
     bare: list[float] = []
     back: list[float] = []
     async with Node(entries) as node:
-        while not all(server["instances"] for server in await node.servers()):
-            pass
+        await node.until_running()
         lane, make = await node.open_session()
         for n in range(count):
             await _expect(lane, make(call_of(f"on{n}_echo")))

@@ -98,7 +98,8 @@ class Floor:
         assert self._child is not None
         assert self._child.stdin is not None
         self._next += 1
-        future = self._pending[self._next] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[msgspec.Raw] = asyncio.get_running_loop().create_future()
+        self._pending[self._next] = future
         line = (b'{"jsonrpc":"2.0","id":%d,"method":"' % self._next, request.method.encode(), b'","params":')
         self._child.stdin.write(b"".join((*line, request.params, b"}\n")))
         return await future
@@ -113,7 +114,7 @@ async def serve(listing: bytes) -> None:
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
-    while not server.started:
+    while not server.started:  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     port = server.servers[0].sockets[0].getsockname()[1]
     print(json.dumps({"port": port}), flush=True)
@@ -157,7 +158,9 @@ async def measure(options: Options) -> Report:
         report.add(f"direct stdio, {load} in flight", f"{one.rate:,.0f}/s")
         report.add(f"floor, {load} in flight", f"{two.rate:,.0f}/s")
         report.add(f"floor, {load} in flight: p50, p99", f"{ms(two.p50)}, {ms(two.p99)}")
-        report.add(f"floor, {load} in flight: added p50, p99", f"{ms(two.p50 - one.p50)}, {ms(two.p99 - one.p99)}")
+        report.add(
+            f"floor, {load} in flight: added p50, p99", f"{ms(two.p50 - one.p50)}, {ms(two.p99 - one.p99)}"
+        )
         report.add(f"floor, {load} in flight: processor time a call", us(two.cpu_per_call))
     report.add("errors", str(sum(tally.errors for tally in (*direct.values(), *through.values()))))
     return report

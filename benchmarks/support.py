@@ -453,7 +453,7 @@ class Node:
         self._serving = Serving(arguments, environ=environ)
         ready = await self._serving.first_line()
         self.port = int(str(ready["http"]).rpartition(":")[2])
-        self.token = Path(str(ready["tokenFile"])).read_text().strip()
+        self.token = _read_token(str(ready["tokenFile"]))
 
     async def stop(self) -> None:
         """Stop it in order; its folder stays."""
@@ -487,9 +487,15 @@ class Node:
     async def until_learnt(self, tools: int) -> None:
         """Wait until so many tools are listed and no server runs for it any more."""
         async with asyncio.timeout(START_BOUND):
-            while len((await self.rest("/api/v1/catalog/tools"))["entries"]) < tools:
+            while len((await self.rest("/api/v1/catalog/tools"))["entries"]) < tools:  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
-            while any(len(server["instances"]) for server in await self.servers()):
+            while any(len(server["instances"]) for server in await self.servers()):  # noqa: ASYNC110
+                await asyncio.sleep(0.05)
+
+    async def until_running(self) -> None:
+        """Wait until every server has an instance."""
+        async with asyncio.timeout(START_BOUND):
+            while not all(len(server["instances"]) for server in await self.servers()):  # noqa: ASYNC110
                 await asyncio.sleep(0.05)
 
     async def servers(self) -> list[dict[str, Any]]:
@@ -532,6 +538,10 @@ class Node:
             self._serving.close()
             self._serving = None
         shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def _read_token(path: str) -> str:
+    return Path(path).read_text().strip()
 
 
 def echo_entry(name: str, *arguments: str, **settings: object) -> dict[str, object]:

@@ -626,14 +626,14 @@ class Instance(LoopActor[None]):
     def _retire(self, why: str) -> None:
         """It is broken, which counts like a crash: have it replaced, and stop it."""
         if self._phase is Phase.READY and self._retiring is None:
-            self._owner.tell(InstanceRetiring(self._id, why, broken=True))
+            self._owner.tell(InstanceRetiring(self._id, why, at_fault=True))
         self._begin_stop(why)
 
     def _retire_when_done(self, why: str) -> None:
         """Have it replaced, and stop it once the calls have ended that are nobody's fault."""
         if self._retiring is None:
             self._retiring = why
-            self._owner.tell(InstanceRetiring(self._id, why, broken=False))
+            self._owner.tell(InstanceRetiring(self._id, why, at_fault=False))
             self.after(self._spec.drain_timeout_seconds, _PatienceOver())
         self._stop_when_done()
 

@@ -6,12 +6,15 @@ so a new incarnation goes on with the same instances and leases.
 
 from __future__ import annotations
 
+import dataclasses
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from types import MappingProxyType
+
+from msgspec import Struct
+from msgspec.structs import replace
 
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.instance.messages import (
@@ -65,9 +68,6 @@ from .messages import (
 # As many lines as `why` shows; the instance keeps a longer ring while it lives.
 STDERR_LINES = 20
 
-# How late the gauges of a busy server may be: they are for people, and counting costs as much as a lease.
-GAUGE_DELAY = 0.5
-
 StartInstance = Callable[[InstanceId], Handle[InstanceMessage]]
 
 # Every instance of this server type that exists, whoever started it.
@@ -86,23 +86,17 @@ class Peer:
     era: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Estate:
-    """All that one incarnation leaves to the next."""
+class Estate(Struct, frozen=True):
+    """All that one incarnation leaves to the next. A new one is made several times a call."""
 
     state: State
-    peers: Mapping[InstanceId, Peer] = field(default_factory=lambda: MappingProxyType({}))
+    peers: Mapping[InstanceId, Peer] = MappingProxyType({})
     starts: int = 0
     restarts: int = 0
-    calls: CallCounts = field(default_factory=CallCounts)
+    calls: CallCounts = CallCounts()
     start_cause: StartCause | None = None
     last_exit: LastExit | None = None
     stderr: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Count:
-    """The gauges are behind."""
 
 
 class ServerType(LoopActor[Estate]):
@@ -129,7 +123,8 @@ class ServerType(LoopActor[Estate]):
         self._wake: Timer | None = None
         self._wake_at = float("inf")
         self._stopping = False
-        self._is_counting = False
+        # One pair of readings for all reports, so that a moment has the same name in each.
+        self._wall_anchor, self._anchor = node.clock.wall(), node.clock.monotonic()
 
     @property
     def _now(self) -> float:
@@ -326,9 +321,6 @@ class ServerType(LoopActor[Estate]):
         for action in actions:
             self._perform(action)
         self._set_wake(event, now)
-        if not self._is_counting:
-            self._is_counting = True
-            self.after(GAUGE_DELAY, _Count())
         if self._settled and self._is_settled():
             for deferred in self._settled:
                 deferred.answer(self._kept.state.shown)
@@ -397,15 +389,6 @@ class ServerType(LoopActor[Estate]):
         if restarts:
             self._node.metrics.instance_restarts_total(self._name).inc()
 
-    @handles(_Count)
-    def _on_count(self, _message: _Count) -> None:
-        self._is_counting = False
-        kept = self._kept
-        found = Counter(_instance_state(it, kept.peers[it.id]) for it in kept.state.instances)
-        for state in InstanceState:
-            self._node.metrics.instances(self._name, state.value).set(found[state])
-        self._node.metrics.waiters(self._name).set(len(kept.state.waiters))
-
     def _set_wake(self, event: core.Event, now: float) -> None:
         """Keep one timer, at or before the next moment that matters; ringing early does no harm."""
         if isinstance(event, core.Released) and self._wake_at <= now + self._policy.idle_seconds:
@@ -454,16 +437,20 @@ class ServerType(LoopActor[Estate]):
         kept = self._kept
         peer = kept.peers.get(instance_id)
         if peer is not None:
-            known = replace(peer, pid=peer.pid if pid is None else pid, era=peer.era if era is None else era)
+            known = dataclasses.replace(
+                peer, pid=peer.pid if pid is None else pid, era=peer.era if era is None else era
+            )
             self._keep(peers=MappingProxyType({**kept.peers, instance_id: known}))
 
     def _forget(self, instance_id: InstanceId, exit: ExitDetail | None, stderr: tuple[str, ...]) -> None:
         kept = self._kept
-        detail = exit or ExitDetail()
         self.estate = replace(
             kept,
             peers=MappingProxyType({key: peer for key, peer in kept.peers.items() if key != instance_id}),
-            last_exit=LastExit(detail.code, detail.signal, self._node.clock.wall()),
+            # A start that never had a process has no exit to tell of.
+            last_exit=kept.last_exit
+            if exit is None
+            else LastExit(exit.code, exit.signal, self._node.clock.wall()),
             stderr=stderr[-STDERR_LINES:],
         )
         for monitor, watched in list(self._monitors.items()):
@@ -518,7 +505,7 @@ class ServerType(LoopActor[Estate]):
         )
 
     def _wall(self, moment: float) -> datetime:
-        return self._node.clock.wall() + timedelta(seconds=moment - self._now)
+        return self._wall_anchor + timedelta(seconds=moment - self._anchor)
 
 
 def _instance_state(it: core.Instance, peer: Peer) -> InstanceState:

@@ -461,11 +461,9 @@ def _count_failure(
 ) -> State:
     failures = state.failures + 1
     suspended = state.suspended  # only `retry` lifts it, not another failure that comes after
-    if suspended is not None:
-        pass
-    elif fatal:
+    if suspended is None and fatal:
         suspended = f"{message}; `server retry` tries again"
-    elif failures > policy.max_retries:
+    elif suspended is None and failures > policy.max_retries:
         suspended = f"{failures} failures in a row, the last: {message}; `server retry` tries again"
     return replace(
         state,

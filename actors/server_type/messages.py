@@ -7,6 +7,8 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
+from msgspec import Struct
+
 from mcpv_node.actors.instance.messages import (
     ExitDetail,
     InstanceExited,
@@ -69,8 +71,7 @@ class LastExit:
     at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class CallCounts:
+class CallCounts(Struct, frozen=True):
     """Calls since the node started."""
 
     ok: int = 0

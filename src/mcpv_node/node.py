@@ -15,6 +15,7 @@ Started from top to bottom, stopped from bottom to top.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import os
 import secrets
@@ -46,7 +47,7 @@ from mcpv_node.actors import (
 )
 from mcpv_node.actors.clients import ClientsMessage
 from mcpv_node.actors.events import EventsMessage
-from mcpv_node.actors.guard import GuardMessage
+from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
 from mcpv_node.actors.instance import InstanceMessage
 from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
@@ -188,7 +189,8 @@ class NodeRuntime:
             node_file = await self._bring_up(tokens, token_file)
             is_up = True
         except OSError as error:
-            raise StartRefused(f"{error.filename or options.state_dir}: {error.strerror or error}") from error
+            path = error.filename2 or error.filename or options.state_dir
+            raise StartRefused(f"{path}: {error.strerror or error}") from error
         finally:
             if not is_up:
                 await self.stop("now")
@@ -211,9 +213,9 @@ class NodeRuntime:
     async def stop(self, how: StopHow = "drain") -> None:
         """Stop the tree from the doors down; "now" does not wait for calls in hand. Idempotent."""
         self._is_ready = False
-        if how == "now":
-            self.hurry()
         if self._root.is_alive():
+            if how == "now":
+                self.hurry()
             self._root.cell.stop()
             await asyncio.wait({self._root_ended}, timeout=self.longest_stop())
         if self._root.is_alive():
@@ -247,6 +249,7 @@ class NodeRuntime:
         boot = secrets.token_hex(4)
         events = Handle[EventsMessage].create(system, "events")
         guard = Handle[GuardMessage].create(system, "guard")
+        post = GuardPost()
         store = Handle[StoreMessage].create(system, "store")
         index = Handle[IndexMessage].create(system, "index")
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
@@ -281,7 +284,7 @@ class NodeRuntime:
                     ChildSpec(
                         id="guard",
                         start=lambda: Guard(
-                            state_dir / "ledger.jsonl", f"{node_id}/", on_reaped=self._on_reaped
+                            state_dir / "ledger.jsonl", f"{node_id}/", on_reaped=self._on_reaped, post=post
                         ),
                         handle=guard,
                         grace=GUARD_START_TIMEOUT,
@@ -572,7 +575,20 @@ def _with_address(settings: NodeSettings, http: str | None) -> NodeSettings:
 
 
 def _first_fault(reason: ExitReason) -> str:
-    return reason.error if isinstance(reason, Crashed) else str(reason)
+    """Say what went wrong at the bottom: each supervisor above has put the name of its child before it."""
+    if not isinstance(reason, Crashed):
+        return str(reason)
+    innermost = reason.error.rpartition("crashed: ")[2]
+    try:
+        said = ast.parse(innermost, mode="eval").body
+    except (SyntaxError, ValueError):
+        return reason.error
+    match said:
+        # An exception with one sentence, as it describes itself.
+        case ast.Call(args=[ast.Constant(value=str(sentence))], keywords=[]):
+            return sentence
+        case _:
+            return reason.error
 
 
 class StopSwitch:

@@ -48,6 +48,7 @@ def scenario(check: Any, tmp_path: Path) -> None:
 
     run(main)
 
+
 SESSION_KINDS = {EventKind.SESSION_OPENED, EventKind.SESSION_CLOSED}
 
 

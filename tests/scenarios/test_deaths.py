@@ -153,9 +153,7 @@ def test_nothing_remains_of_a_killed_node_whatever_its_servers_do_about_it(tmp_p
 def test_a_node_stopped_in_order_leaves_nothing_either(tmp_path: Path) -> None:
     deaf = BadServer(tmp_path, "deaf", IGNORE_TERM=1, IGNORE_STDIN_EOF=1)
     runaway = BadServer(tmp_path, "runaway", SETSID_GRANDCHILD=1)
-    entries = [
-        server.entry(activationMode="always-on", stopGraceSeconds=0.2) for server in (deaf, runaway)
-    ]
+    entries = [server.entry(activationMode="always-on", stopGraceSeconds=0.2) for server in (deaf, runaway)]
     with running_node(tmp_path, entries) as node:
         node.until_state(deaf, "ready")
         node.until_state(runaway, "ready")

@@ -89,7 +89,9 @@ def test_noise_between_messages_is_passed_over(house: House) -> None:
     assert len(house.servers["noisy"].starts()) == 1
 
 
-def test_noise_instead_of_a_reply_is_a_bad_reply_and_three_in_a_row_replace_the_instance(house: House) -> None:
+def test_noise_instead_of_a_reply_is_a_bad_reply_and_three_in_a_row_replace_the_instance(
+    house: House,
+) -> None:
     liar = house.servers["liar"]
     liar.behave(GARBAGE_REPLY=1)
     with house.node.session() as session, undisturbed(house, session):

@@ -6,7 +6,7 @@ import asyncio
 import json
 import os
 import threading
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,9 @@ def write_config(folder: Path, *servers: Mapping[str, Any], name: str = "node.ya
     return path
 
 
-def options(folder: Path, *servers: Mapping[str, Any], token: str | None = None, **settings: Any) -> NodeOptions:
+def options(
+    folder: Path, *servers: Mapping[str, Any], token: str | None = None, **settings: Any
+) -> NodeOptions:
     """Say how to start a node on `folder`/state."""
     path = write_config(folder, *servers, **settings)
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
@@ -82,7 +84,7 @@ def run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Give the loop turns until it is so; `TIMEOUT` of the scenario is the bound."""
-    while not condition():
+    while not condition():  # noqa: ASYNC110  (what it waits for is foreign: processes, states of the tree)
         await asyncio.sleep(0.005)
 
 

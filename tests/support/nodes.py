@@ -495,9 +495,7 @@ class Node:
         raise NodeFailed("the node has no guard")
 
 
-def start_node(
-    folder: Path, servers: Sequence[Mapping[str, Any]], *options: str, **settings: Any
-) -> Node:
+def start_node(folder: Path, servers: Sequence[Mapping[str, Any]], *options: str, **settings: Any) -> Node:
     """Start a node on `folder`/state and wait until it is ready; `running_node` also ends it.
 
     A second start on the same folder is the same node, later.
@@ -517,7 +515,8 @@ def start_node_as_configured(folder: Path, *options: str) -> Node:
         if select.select([process.stdout], [], [], START_TIMEOUT)[0]:
             line = process.stdout.readline()
         if not line:
-            process.kill()
+            # One that hangs says where; one that has ended does not hear it.
+            process.send_signal(signal.SIGABRT)
             code = process.wait(STOP_TIMEOUT)
             raise NodeFailed(f"the node did not start and ended {code}:\n{_log_tail(folder)}")
         node = Node(folder, process, json.loads(line))
@@ -532,11 +531,24 @@ def start_node_as_configured(folder: Path, *options: str) -> Node:
 
 def spawn_node(folder: Path, *options: str) -> subprocess.Popen[bytes]:
     """Start the process of a node; its log goes to a file, its stdout is a pipe."""
-    words = ["start", "--json", "--state-dir", str(folder / "state"), "--config", str(folder / "node.yaml")]
+    config = folder / "node.yaml"
+    words = ["start", "--json", "--state-dir", str(folder / "state")]
+    words += ["--config", str(config)] if config.exists() else []
     with log_path(folder).open("ab") as log:
         return subprocess.Popen(
             # -P: the folder we are in is not on the import path, as with the installed command.
-            [sys.executable, "-P", "-X", "faulthandler", "-m", "mcpv_node", *words, "--http", "127.0.0.1:0", *options],
+            [
+                sys.executable,
+                "-P",
+                "-X",
+                "faulthandler",
+                "-m",
+                "mcpv_node",
+                *words,
+                "--http",
+                "127.0.0.1:0",
+                *options,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -563,6 +575,13 @@ def running_node(
     """Have a node; at the end nothing of it is left, and a node that still runs stops as asked."""
     node = start_node(folder, servers, *options, **settings)
     with ended_at_last(node):
+        yield node
+
+
+@contextmanager
+def default_node(folder: Path) -> Iterator[Node]:
+    """Have a node without a configuration of its own: it runs what is packaged."""
+    with ended_at_last(start_node_as_configured(folder)) as node:
         yield node
 
 

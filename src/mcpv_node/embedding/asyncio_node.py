@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import uuid
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
@@ -56,13 +57,24 @@ class Node:
         return cls(lambda: NodeActor.start(config, state_dir=state_dir, http=http, token=token))
 
     async def __aenter__(self) -> Self:
-        # Reading the configuration touches the disk, and pykka's start waits for the node's thread.
-        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        started: list[pykka.ActorRef[NodeActor]] = []
+        is_unwanted = threading.Event()
+
+        def start() -> pykka.ActorRef[NodeActor]:
+            ref = self._start()
+            started.append(ref)
+            if is_unwanted.is_set():
+                ref.stop(block=False)
+            return ref
+
         try:
-            self._ref = await asyncio.shield(starting)
+            # Reading the configuration touches the disk, and pykka's start waits for the node's thread.
+            self._ref = await asyncio.to_thread(start)
         except asyncio.CancelledError:
-            # A thread cannot be interrupted: what it starts is stopped once it is there.
-            starting.add_done_callback(_stop_unwanted)
+            # A thread cannot be interrupted: what it has started, or will have, is stopped, by it or by us.
+            is_unwanted.set()
+            for ref in started:
+                ref.stop(block=False)
             raise
         return self
 
@@ -153,8 +165,3 @@ class _Listener:
             self._loop.call_soon_threadsafe(self._keep, message)
         except RuntimeError as error:
             raise pykka.ActorDeadError("the host's loop has closed") from error
-
-
-def _stop_unwanted(starting: asyncio.Future[pykka.ActorRef[NodeActor]]) -> None:
-    if not starting.cancelled() and starting.exception() is None:
-        starting.result().stop(block=False)

@@ -108,6 +108,7 @@ class StdioProcess:
         self._stderr: IO[bytes] | None = popen.stderr
         self._outgoing: deque[memoryview] = deque()
         self._unsent = 0
+        self._has_written = False  # in this turn of the loop
         self._is_closing_stdin = False
         self._flush_timer: asyncio.TimerHandle | None = None
         self._is_paused = False
@@ -176,12 +177,12 @@ class StdioProcess:
             return False
         if not data:
             return True
-        if self._outgoing:
+        if self._outgoing or self._has_written:
+            # What else is written in this turn of the loop goes out in one call, which costs more than its bytes.
             self._keep(memoryview(data))
             return True
-        fd = self._stdin.fileno()
         try:
-            sent = os.write(fd, data)
+            sent = os.write(self._stdin.fileno(), data)
         except BlockingIOError:
             sent = 0
         except OSError:
@@ -190,7 +191,8 @@ class StdioProcess:
             return False
         if sent < len(data):
             self._keep(memoryview(data)[sent:])
-            self._loop.add_writer(fd, self._on_stdin_ready)
+        self._has_written = True
+        self._loop.call_soon(self._end_turn)
         return True
 
     def close_stdin(self, *, flush_timeout: float = FLUSH_TIMEOUT) -> None:
@@ -207,6 +209,13 @@ class StdioProcess:
         self._outgoing.append(data)
         self._unsent += len(data)
 
+    def _end_turn(self) -> None:
+        self._has_written = False
+        if self._outgoing:
+            self._on_stdin_ready()
+        if self._stdin is not None and self._outgoing:
+            self._loop.add_writer(self._stdin.fileno(), self._on_stdin_ready)
+
     def _on_stdin_ready(self) -> None:
         if self._stdin is None:
             return
@@ -216,6 +225,7 @@ class StdioProcess:
         except BlockingIOError:
             return
         except OSError:
+            # EPIPE: it does not read any more. Nothing further can be sent, and nothing else is wrong.
             self._close_stdin_now()
             return
         self._unsent -= sent

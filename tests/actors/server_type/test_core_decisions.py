@@ -55,6 +55,23 @@ def test_as_many_instances_start_as_the_waiting_callers_need(concurrent: int, ex
     assert len(starts(desk.log)) == expected
 
 
+def test_a_crash_with_many_waiting_starts_no_more_than_they_need() -> None:
+    desk = Desk(make_policy(max_instances=8, max_concurrent=3)).up(calls=3)
+    desk.operator_start()
+    for lease in range(4, 7):
+        desk.acquire(lease)
+    desk.ready(2)
+    for lease in range(7, 11):
+        desk.acquire(lease)
+    for number in (3, 4):
+        desk.retire(number, at_fault=False)
+    desk.log.clear()
+
+    desk.tick()
+
+    assert len([it for it in desk.state.instances if it.starts]) == 2
+
+
 def test_a_start_under_way_for_a_probe_serves_the_caller_too() -> None:
     desk = Desk()
 

@@ -1,0 +1,146 @@
+"""What each selector sees of the world, and which names it may call."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from typing import Any
+
+import pytest
+from support.catalogs import learnt, merged, servers_of, tool, view, world_of
+
+from mcpv_node.actors.kernel import ActorSystem, Handle
+from mcpv_node.actors.world import EVERYTHING, Selector, World, WorldCell
+from mcpv_node.settings import ServerName
+
+VIEWS = [view("plain"), view("red", "red"), view("blue", "blue"), view("both", "red", "blue")]
+
+
+@pytest.fixture
+def nobody() -> Handle[Any]:
+    """A handle that nobody is behind: a view only carries it."""
+    loop = asyncio.new_event_loop()
+    try:
+        return Handle.create(ActorSystem(loop), "nobody")
+    finally:
+        loop.close()
+
+
+@pytest.fixture
+def world(nobody: Handle[Any]) -> World:
+    lists = [learnt(one.name, tool("x"), tool("a.b")) for one in VIEWS]
+    return world_of(VIEWS, nobody, merged(VIEWS, *lists))
+
+
+def seen(world: World, selector: Selector) -> set[str]:
+    return {entry.server for entry in world.tool_view(selector).entries}
+
+
+@pytest.mark.parametrize(
+    ("tags", "expected"),
+    [
+        ({"red"}, {"plain", "red", "both"}),
+        ({"blue"}, {"plain", "blue", "both"}),
+        ({"red", "blue"}, {"plain", "red", "blue", "both"}),
+        ({"green"}, {"plain"}),
+        (set[str](), {"plain", "red", "blue", "both"}),
+    ],
+)
+def test_tags_show_servers_that_share_one_and_those_without(
+    world: World, tags: set[str], expected: set[str]
+) -> None:
+    assert seen(world, Selector(tags=frozenset(tags))) == expected
+
+
+def test_no_selector_sees_everything_under_prefixed_names(world: World) -> None:
+    whole = world.tool_view(EVERYTHING)
+
+    assert len(whole.entries) == 8
+    assert not whole.raw_names
+    assert whole.targets["red_x"].server == "red"
+
+
+def test_a_call_may_also_use_server_dot_tool_in_the_servers_own_spelling(world: World) -> None:
+    targets = world.tool_view(EVERYTHING).targets
+
+    assert targets["red.x"] is targets["red_x"]
+    assert targets["red.a.b"] is targets["red_a_b"]
+
+
+def test_a_hidden_server_cannot_be_called_by_any_name(world: World) -> None:
+    targets = world.tool_view(Selector(tags=frozenset({"red"}))).targets
+
+    assert not {"blue_x", "blue.x", "x"} & set(targets)
+
+
+def test_one_server_alone_keeps_its_raw_names(world: World) -> None:
+    alone = world.tool_view(Selector(server=ServerName("red")))
+
+    assert list(alone.targets) == ["a.b", "x"]
+    page = alone.page(0)
+    assert page is not None
+    assert [one["name"] for one in json.loads(page)["tools"]] == ["a.b", "x"] or page.count(b'"name"') == 2
+
+
+def test_the_etag_of_a_view_follows_only_what_it_shows(nobody: Handle[Any]) -> None:
+    before = world_of(VIEWS, nobody, merged(VIEWS, *(learnt(one.name, tool("x")) for one in VIEWS)))
+    changed = [learnt(one.name, tool("x", "new" if one.name == "blue" else "")) for one in VIEWS]
+    after = world_of(VIEWS, nobody, merged(VIEWS, *changed))
+    red, blue = Selector(tags=frozenset({"red"})), Selector(server=ServerName("blue"))
+
+    assert (
+        before.tool_view(Selector(server=ServerName("red"))).etag
+        == after.tool_view(Selector(server=ServerName("red"))).etag
+    )
+    assert before.tool_view(blue).etag != after.tool_view(blue).etag
+    assert before.tool_view(EVERYTHING).etag != after.tool_view(EVERYTHING).etag
+    assert seen(before, red) == {"plain", "red", "both"}
+
+
+def test_pages_follow_each_other_by_their_cursors_and_end(nobody: Handle[Any]) -> None:
+    alpha = view("alpha")
+    tools = merged([alpha], learnt("alpha", *(tool(f"t{number:02}") for number in range(25))))
+    whole = world_of([alpha], nobody, tools, page_size=10).tool_view(EVERYTHING)
+
+    pages = [json.loads(whole.page(number) or b"{}") for number in range(3)]
+
+    assert [len(page["tools"]) for page in pages] == [10, 10, 5]
+    assert [page.get("nextCursor") for page in pages] == [f"{whole.etag}.1", f"{whole.etag}.2", None]
+    assert whole.page(3) is None
+    assert [one["name"] for page in pages for one in page["tools"]] == [entry.name for entry in tools.entries]
+
+
+def test_a_last_page_that_is_exactly_full_promises_no_further_one(nobody: Handle[Any]) -> None:
+    alpha = view("alpha")
+    tools = merged([alpha], learnt("alpha", *(tool(f"t{number}") for number in range(4))))
+    whole = world_of([alpha], nobody, tools, page_size=2).tool_view(EVERYTHING)
+
+    assert b"nextCursor" not in (whole.page(1) or b"")
+    assert whole.page(2) is None
+
+
+def test_an_empty_view_has_one_empty_page(nobody: Handle[Any]) -> None:
+    whole = world_of([], nobody).tool_view(EVERYTHING)
+
+    assert (whole.page(0), whole.page(1)) == (b'{"tools":[]}', None)
+
+
+def test_a_view_is_made_once_in_each_world(world: World) -> None:
+    cell = WorldCell(world)
+    first = cell.world.tool_view(EVERYTHING)
+    assert cell.world.tool_view(Selector()) is first
+
+    cell.publish_tools(merged(VIEWS, learnt("red", tool("y"))))
+
+    assert cell.world.tool_view(EVERYTHING) is not first
+    assert world.tool_view(EVERYTHING) is first, "who read the old world goes on with it"
+
+
+def test_every_assignment_is_a_revision_and_keeps_the_other_half(world: World, nobody: Handle[Any]) -> None:
+    cell = WorldCell(world)
+
+    cell.publish_servers(servers_of(VIEWS[:1], nobody))
+
+    assert cell.world.revision == world.revision + 1
+    assert cell.world.tools is world.tools
+    assert seen(cell.world, EVERYTHING) == {"plain"}

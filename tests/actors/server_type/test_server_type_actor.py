@@ -1,0 +1,778 @@
+"""A ServerType among instances that the test plays: what it carries in and out, and what outlives its crashes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from support.actors import Do, crash
+from support.fakes import FakeClock
+from support.owners import BOUND, Home, Recorder, RecorderOfAll, home, run, turns, until
+
+from mcpv_node.actors.callers import Caller
+from mcpv_node.actors.instance.messages import (
+    ExitDetail,
+    InstanceExited,
+    InstanceFailed,
+    InstanceReady,
+    InstanceRetiring,
+    InstanceStarting,
+    StopInstance,
+)
+from mcpv_node.actors.kernel import ActorRestarted, Handle, Shutdown, answers
+from mcpv_node.actors.leases import (
+    Acquire,
+    InstanceId,
+    Lease,
+    LeaseId,
+    Refused,
+    Release,
+    StartCause,
+    new_lease_id,
+)
+from mcpv_node.actors.server_type import (
+    Activation,
+    CallEnded,
+    DrainNow,
+    OperatorStart,
+    OperatorStop,
+    Retry,
+    ServerState,
+    Settled,
+    Warm,
+    Why,
+)
+from mcpv_node.actors.server_type.actor import ServerType
+from mcpv_node.actors.server_type.messages import InstanceState, Tick
+from mcpv_node.protocol import Capabilities, LastExit, Reason, ServerHello
+from mcpv_node.settings import RestartSettings, ServerGroup, ServerName, ServerSpec, SpecKey
+
+CALLER = Caller(principal="me", client="test", key="k")
+HELLO = ServerHello(version="2025-11-25", name="s", server_version="1", capabilities=Capabilities(tools=True))
+ALONE = SpecKey("a" * 64)
+
+
+class CrashableServerType(ServerType):
+    """One that does what it is told on top."""
+
+    @answers(Do)
+    def _on_do(self, request: Do) -> Any:
+        return request.what(self)
+
+
+class Shop:
+    """One server type, and its instances as recorders."""
+
+    def __init__(self, at_home: Home, spec: ServerSpec, *, restarts: int) -> None:
+        self.home = at_home
+        self.clock = at_home.context.clock
+        self.group = ServerGroup(ALONE, (spec, ServerSpec(name=ServerName("twin"))))
+        self.instances: dict[str, Recorder] = {}
+        self.handles: dict[str, Handle[Any]] = {}
+        self.started: list[str] = []
+        self.restarts = restarts
+        self.server: Handle[Any] = Handle.create(at_home.system, "server-fs")
+
+    def make(self) -> CrashableServerType:
+        return CrashableServerType(
+            self.home.context, self.group, self.start_instance, lambda: list(self.handles.values())
+        )
+
+    async def open(self) -> Shop:
+        await self.home.fill("server-fs", self.make, restarts=self.restarts, handle=self.server)
+        return self
+
+    def start_instance(self, instance_id: InstanceId) -> Handle[Any]:
+        recorder = self.instances[instance_id] = RecorderOfAll()
+        handle: Handle[Any] = Handle.create(self.home.system, f"instance-{instance_id}")
+        handle.cell.start(recorder)
+        self.handles[instance_id] = handle
+        self.started.append(instance_id)
+        return handle
+
+    # --- what instances tell --------------------------------------------------------------------
+
+    def ready(self, name: str = "fs-1", pid: int = 77) -> None:
+        self.server.tell(InstanceStarting(InstanceId(name), pid))
+        self.server.tell(InstanceReady(InstanceId(name), HELLO))
+
+    def exited(self, name: str = "fs-1", *, asked: bool = False, code: int = 3, stderr: int = 1) -> None:
+        lines = tuple(f"line {number}" for number in range(stderr))
+        self.server.tell(InstanceExited(InstanceId(name), asked, "exited", ExitDetail(code=code), lines))
+        self.end(name)
+
+    def failed(self, name: str = "fs-1", *, fatal: bool = False) -> None:
+        self.server.tell(InstanceFailed(InstanceId(name), "no luck", fatal, ExitDetail(code=5), ("oops",)))
+        self.end(name)
+
+    def end(self, name: str) -> None:
+        """The actor of an instance is no more."""
+        handle = self.handles.pop(name)
+        if handle.cell.actor is not None:
+            handle.cell.kill("ended")
+
+    def stops_of(self, name: str) -> list[str]:
+        return [message.reason for message in self.instances[name].of(StopInstance)]
+
+    # --- what callers ask -----------------------------------------------------------------------
+
+    async def acquire(
+        self,
+        lease: LeaseId | None = None,
+        *,
+        within: float = 1000.0,
+        cause: StartCause = StartCause.TOOL_CALL,
+    ) -> asyncio.Task[Lease | Refused]:
+        deadline = self.clock.monotonic() + within
+        request = Acquire(lease or new_lease_id(), CALLER, deadline, cause)
+        task = asyncio.get_running_loop().create_task(self.server.ask(request, BOUND))
+        await turns()
+        return task
+
+    async def granted(self) -> Lease:
+        """A lease on whatever starts for it, ready at once."""
+        asked = await self.acquire()
+        if not asked.done():
+            self.ready(self.started[-1])
+        lease = await asked
+        await turns()
+        assert isinstance(lease, Lease)
+        return lease
+
+    async def tick(self, seconds: float) -> None:
+        """Let time pass for the server type; its own timer rings on the loop's clock, which the test does not wait for."""
+        assert isinstance(self.clock, FakeClock)
+        self.clock.advance(seconds)
+        self.server.tell(Tick())
+        await turns()
+
+    async def ask(self, request: Any) -> Any:
+        return await self.server.ask(request, BOUND)
+
+    async def crash(self) -> None:
+        crashes = self.server.cell.crashes
+        self.server.tell(Do(crash))
+        await until(lambda: self.server.cell.crashes > crashes)
+        await turns()
+
+
+def make_spec(**changes: Any) -> ServerSpec:
+    return ServerSpec(name=ServerName("fs"), **{"max_instances": 1, **changes})
+
+
+@asynccontextmanager
+async def shop(tmp_path: Path, *, restarts: int = 0, **changes: Any) -> AsyncIterator[Shop]:
+    async with home(tmp_path) as at_home:
+        place = await Shop(at_home, make_spec(**changes), restarts=restarts).open()
+        try:
+            yield place
+        finally:
+            place.server.cell.on_ended = None
+            place.server.kill("the test is over")
+            for name in list(place.handles):
+                place.end(name)
+
+
+# --- leases -------------------------------------------------------------------------------------
+
+
+def test_a_caller_gets_the_instance_once_it_is_ready(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            asked = await fs.acquire()
+            await turns()
+            assert (fs.started, asked.done()) == (["fs-1"], False)
+
+            fs.ready()
+            lease = await asked
+
+            assert isinstance(lease, Lease)
+            assert (lease.instance_id, lease.instance) == ("fs-1", fs.handles["fs-1"])
+
+    run(main())
+
+
+def test_a_released_slot_goes_to_the_next_in_line(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            first = await fs.acquire()
+            fs.ready()
+            held = await first
+            second, third = await fs.acquire(), await fs.acquire()
+            await turns()
+
+            assert isinstance(held, Lease)
+            fs.server.tell(Release(held.lease))
+
+            assert isinstance(await second, Lease)
+            assert not third.done()
+            third.cancel()
+
+    run(main())
+
+
+def test_a_refusal_says_whose_fault_and_what_is_known(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            asked = await fs.acquire()
+            await turns()
+            fs.failed()
+
+            refused = await asked
+
+            assert isinstance(refused, Refused)
+            failure = refused.failure
+            assert (failure.reason, failure.server, failure.executed) == (Reason.START_FAILED, "fs", "no")
+            assert failure.message == "fs: no luck"
+            assert failure.stderr == ("oops",)
+            assert failure.last_exit == LastExit(5, None, "2026-01-31T09:08:07.006Z")
+
+    run(main())
+
+
+def test_who_releases_while_it_waits_leaves_no_promise_behind(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            for _ in range(10):
+                lease = new_lease_id()
+                asked = await fs.acquire(lease)
+                await turns()
+                asked.cancel()
+                fs.server.tell(Release(lease))
+            await turns()
+
+            assert fs.server.statistics().deferred == 0
+            assert (await fs.ask(Why())).waiting == 0
+
+    run(main())
+
+
+def test_a_lease_asked_for_again_is_the_same_lease(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, max_concurrent=2) as fs:
+            asked = await fs.acquire(LeaseId(1_000_001))
+            fs.ready()
+            await asked
+
+            again = await (await fs.acquire(LeaseId(1_000_001)))
+
+            assert isinstance(again, Lease)
+            assert (await fs.ask(Why())).instances[0].busy == 1
+
+    run(main())
+
+
+# --- time ---------------------------------------------------------------------------------------
+
+
+def test_its_own_timer_refuses_who_has_waited_long_enough(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            assert isinstance(fs.clock, FakeClock)
+            await fs.granted()
+            asked = await fs.acquire(within=0.01)
+            await turns()
+            fs.clock.advance(0.01)
+
+            refused = await asked
+
+            assert isinstance(refused, Refused)
+            assert refused.failure.reason is Reason.QUEUE_TIMEOUT
+
+    run(main())
+
+
+def test_an_idle_instance_is_told_to_stop_and_is_reported_as_such(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, idle_seconds=60.0) as fs:
+            lease = await fs.granted()
+            assert isinstance(lease, Lease)
+            fs.server.tell(Release(lease.lease))
+            await turns()
+
+            await fs.tick(60.0)
+
+            assert fs.stops_of("fs-1") == ["idle"]
+            [instance] = (await fs.ask(Why())).instances
+            assert instance.state is InstanceState.STOPPING
+
+    run(main())
+
+
+def test_an_idle_always_on_server_leaves_the_loop_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, activation_mode="always-on", idle_seconds=60.0) as fs:
+            fs.server.tell(Warm())
+            await turns()
+            fs.ready()
+            await fs.tick(1000.0)
+            handled = fs.server.statistics().handled
+
+            await turns(200)
+
+            assert fs.server.statistics().handled == handled
+            assert fs.stops_of("fs-1") == []
+
+    run(main())
+
+
+# --- ends of instances --------------------------------------------------------------------------
+
+
+def test_an_instance_that_ends_without_a_word_is_noticed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, activation_mode="always-on") as fs:
+            fs.server.tell(Warm())
+            await turns()
+            fs.ready()
+            await turns()
+
+            fs.end("fs-1")
+            await until(lambda: fs.started == ["fs-1", "fs-2"])
+
+            report = await fs.ask(Why())
+            assert [instance.id for instance in report.instances] == ["fs-2"]
+            assert (report.starts, report.restarts, report.state) == (2, 1, ServerState.STARTING)
+
+    run(main())
+
+
+def test_a_start_that_ends_without_a_word_has_failed_and_is_counted_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            asked = await fs.acquire()
+            await turns()
+
+            fs.end("fs-1")
+            refused = await asked
+
+            assert isinstance(refused, Refused)
+            assert refused.failure.reason is Reason.START_FAILED
+            labels = {"server": "fs", "cause": "tool_call", "result": "failed"}
+            assert fs.home.sample("mcpv_instance_starts_total", **labels) == 1.0
+
+    run(main())
+
+
+def test_an_exit_that_is_told_and_seen_counts_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            await fs.granted()
+            fs.exited()
+            await turns()
+
+            assert fs.home.sample("mcpv_instance_stops_total", server="fs", reason="exited") == 1.0
+            assert len(fs.home.event_texts("instance_exit")) == 1
+
+    run(main())
+
+
+def test_an_instance_that_retires_is_used_no_more_and_replaced_after_its_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            lease = await fs.granted()
+            assert isinstance(lease, Lease)
+            fs.server.tell(Release(lease.lease))
+
+            fs.server.tell(InstanceRetiring(InstanceId("fs-1"), "three bad replies"))
+            asked = await fs.acquire()
+            await turns()
+            assert (asked.done(), fs.started) == (False, ["fs-1"])
+            fs.exited()
+            await until(lambda: fs.started == ["fs-1", "fs-2"])
+            fs.ready("fs-2")
+
+            assert isinstance(await asked, Lease)
+
+    run(main())
+
+
+def test_a_crash_loop_backs_off_and_is_suspended_and_retry_lifts_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        limits = RestartSettings(max_retries=2, base_seconds=4.0, max_seconds=4.0)
+        async with shop(tmp_path, activation_mode="always-on", restart=limits) as fs:
+            fs.server.tell(Warm())
+            await turns()
+            for number in (1, 2):
+                fs.ready(f"fs-{number}")
+                fs.exited(f"fs-{number}")
+                await turns()
+            report = await fs.ask(Why())
+            assert report.state is ServerState.BACKING_OFF
+            ahead = (report.next_try_at - fs.clock.wall()).total_seconds()
+            assert 2.0 <= ahead <= 4.0
+
+            await fs.tick(4.0)
+            fs.ready("fs-3")
+            fs.exited("fs-3")
+            await turns()
+            report = await fs.ask(Why())
+            assert (report.state, report.next_try_at) == (ServerState.SUSPENDED, None)
+            assert report.reason == "3 failures in a row, the last: exited; `server retry` tries again"
+
+            assert await fs.ask(Retry()) is ServerState.STARTING
+
+    run(main())
+
+
+# --- crashes of its own -------------------------------------------------------------------------
+
+
+def test_a_crash_keeps_leases_instances_and_pids(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9, max_concurrent=2) as fs:
+            held = await fs.granted()
+            await turns()
+            before = await fs.ask(Why())
+
+            await fs.crash()
+            after = await fs.ask(Why())
+
+            assert fs.server.cell.incarnation == 2
+            assert after == before
+            assert (after.instances[0].pid, after.instances[0].busy) == (77, 1)
+            assert fs.started == ["fs-1"]
+            assert fs.stops_of("fs-1") == []
+            assert isinstance(held, Lease)
+            fs.server.tell(Release(held.lease))
+            assert (await fs.ask(Why())).instances[0].busy == 0
+
+    run(main())
+
+
+def test_after_a_crash_an_end_of_an_instance_is_still_seen(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+            await fs.granted()
+
+            await fs.crash()
+            fs.end("fs-1")
+            await turns()
+
+            assert (await fs.ask(Why())).instances == ()
+
+    run(main())
+
+
+def test_who_waits_does_not_see_a_crash(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+            first, second = await fs.acquire(), await fs.acquire()
+            await turns()
+
+            await fs.crash()
+            fs.ready()
+            lease = await first
+            assert isinstance(lease, Lease)
+            assert not second.done()
+            fs.server.tell(Release(lease.lease))
+
+            assert isinstance(await second, Lease)
+            assert fs.started == ["fs-1"]
+
+    run(main())
+
+
+def test_an_operators_stop_outlives_a_crash(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+            await fs.ask(OperatorStop())
+
+            await fs.crash()
+
+            assert (await fs.ask(Why())).state is ServerState.DISABLED
+
+    run(main())
+
+
+def test_a_second_crash_at_once_starts_clean_and_stops_what_the_first_life_had(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+            await fs.granted()
+            asked = await fs.acquire()
+            await turns()
+
+            await fs.crash()
+            await fs.crash()
+
+            assert fs.stops_of("fs-1") == ["its server type has restarted without it"]
+            [outcome] = await asyncio.gather(asked, return_exceptions=True)
+            assert isinstance(outcome, ActorRestarted)
+            assert (await fs.ask(Why())).instances == ()
+            lease = await fs.acquire()
+            await turns()
+            assert fs.started == ["fs-1", "fs-r3-1"], "no name is used twice"
+            fs.ready("fs-r3-1")
+            assert isinstance(await lease, Lease)
+
+    run(main())
+
+
+def test_an_always_on_server_comes_back_after_it_has_lost_its_estate(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9, activation_mode="always-on") as fs:
+            fs.server.tell(Warm())
+            await turns()
+            fs.ready()
+
+            await fs.crash()
+            await fs.crash()
+
+            assert fs.started[-1] == "fs-r3-1"
+
+    run(main())
+
+
+def test_an_instance_that_was_started_by_a_handler_that_crashed_is_stopped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+
+            def start_and_crash(actor: Any) -> None:
+                actor._on_operator_start(OperatorStart())
+                raise ValueError("boom")
+
+            fs.server.tell(Do(start_and_crash))
+            await until(lambda: fs.server.cell.incarnation == 2)
+            await turns()
+            assert fs.stops_of("fs-1") == ["its server type has restarted without it"]
+
+            await fs.ask(OperatorStart())
+            assert fs.started == ["fs-1", "fs-r2-1"]
+
+    run(main())
+
+
+def test_a_place_that_is_filled_again_after_an_orderly_end_serves_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+            fs.server.cell.stop()
+            await until(lambda: fs.server.cell.incarnation == 2)
+            await turns()
+
+            asked = await fs.acquire()
+            await turns()
+            fs.ready(fs.started[-1])
+
+            assert isinstance(await asked, Lease)
+
+    run(main())
+
+
+# --- the end ------------------------------------------------------------------------------------
+
+
+def test_asked_to_stop_it_refuses_drains_stops_and_ends(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            held = await fs.granted()
+            waiting = await fs.acquire()
+            await turns()
+
+            fs.server.cell.stop()
+            refused = await waiting
+            assert isinstance(refused, Refused)
+            assert refused.failure.reason is Reason.STOPPING
+            assert fs.stops_of("fs-1") == []
+
+            assert isinstance(held, Lease)
+            fs.server.tell(Release(held.lease))
+            await until(lambda: fs.stops_of("fs-1") == ["drained"])
+            fs.exited(asked=True)
+            await until(lambda: not fs.server.is_alive())
+            assert fs.home.ends["server-fs"] == [Shutdown()]
+
+    run(main())
+
+
+def test_in_a_hurry_calls_in_hand_are_ended(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            await fs.granted()
+            fs.server.cell.stop()
+            await turns()
+
+            fs.server.tell(DrainNow())
+            await turns()
+
+            assert fs.stops_of("fs-1") == ["the drain timeout ran out"]
+
+    run(main())
+
+
+def test_it_does_not_wait_for_an_instance_that_was_never_begun(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path) as at_home:
+            nowhere: Handle[Any] = Handle.create(at_home.system, "instance-fs-1")
+            group = ServerGroup(ALONE, (make_spec(),))
+            server = await at_home.fill("fs", lambda: ServerType(at_home.context, group, lambda _: nowhere))
+            await server.ask(OperatorStart(), BOUND)
+
+            await at_home.stop(server)
+
+            assert at_home.ends["fs"] == [Shutdown()]
+
+    run(main())
+
+
+# --- what it says -------------------------------------------------------------------------------
+
+
+def test_settled_is_answered_once_nothing_is_under_way(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            assert await fs.ask(Settled()) is ServerState.COLD
+            assert await fs.ask(OperatorStart()) is ServerState.STARTING
+            settled = asyncio.get_running_loop().create_task(fs.ask(Settled()))
+            await turns()
+            assert not settled.done()
+
+            fs.ready()
+
+            assert await settled is ServerState.READY
+
+    run(main())
+
+
+def test_settled_waits_for_a_drain_to_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            await fs.granted()
+            assert await fs.ask(OperatorStop()) is ServerState.DRAINING
+            settled = asyncio.get_running_loop().create_task(fs.ask(Settled()))
+            await turns()
+            assert not settled.done()
+
+            fs.exited(asked=True)
+
+            assert await settled is ServerState.DISABLED
+
+    run(main())
+
+
+def test_clients_make_the_pool_warm(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, min_ready=2, max_instances=3) as fs:
+            fs.server.tell(Activation(1))
+            await until(lambda: fs.started == ["fs-1", "fs-2"])
+
+            report = await fs.ask(Why())
+
+            assert (report.desired, report.start_cause) == (2, StartCause.MIN_READY)
+
+    run(main())
+
+
+def test_the_report_has_everything_that_is_known(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, max_concurrent=1) as fs:
+            assert isinstance(fs.clock, FakeClock)
+            began = fs.clock.wall()
+            await fs.granted()
+            fs.exited(code=3, stderr=30)
+            await turns()
+            fs.clock.advance(5.0)
+            second = await fs.acquire()
+            await turns()
+            fs.ready("fs-2", pid=88)
+            await second
+            waiting = await fs.acquire()
+            await turns()
+            for ok in (True, True, False):
+                fs.server.tell(CallEnded(ok))
+
+            report = await fs.ask(Why())
+
+            assert (report.name, report.spec_key, report.shared_with) == ("fs", ALONE, ("twin",))
+            assert (report.state, report.reason) == (ServerState.READY, "serving calls")
+            assert (report.waiting, report.desired, report.next_try_at) == (1, 0, None)
+            assert (report.starts, report.restarts, report.start_cause) == (2, 1, StartCause.TOOL_CALL)
+            assert report.last_exit is not None
+            assert (report.last_exit.code, report.last_exit.at) == (3, began)
+            assert (len(report.stderr), report.stderr[-1]) == (20, "line 29")
+            assert (report.calls.ok, report.calls.failed, report.calls.refused) == (2, 1, 0)
+            [instance] = report.instances
+            assert (instance.id, instance.pid, instance.state) == ("fs-2", 88, InstanceState.BUSY)
+            assert (instance.busy, instance.era, instance.idle_since) == (1, "legacy", None)
+            assert instance.started_at == fs.clock.wall()
+            waiting.cancel()
+
+    run(main())
+
+
+def test_an_instance_is_reported_from_its_start_to_its_end(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+
+            async def state() -> InstanceState:
+                [instance] = (await fs.ask(Why())).instances
+                assert isinstance(instance.state, InstanceState)
+                return instance.state
+
+            await fs.ask(OperatorStart())
+            seen = [await state()]
+            fs.server.tell(InstanceStarting(InstanceId("fs-1"), 77))
+            seen.append(await state())
+            fs.ready()
+            seen.append(await state())
+            lease = await fs.granted()
+            seen.append(await state())
+            await fs.ask(OperatorStop())
+            seen.append(await state())
+            fs.server.tell(Release(lease.lease))
+            seen.append(await state())
+
+            assert seen == [
+                InstanceState.STARTING,
+                InstanceState.HANDSHAKING,
+                InstanceState.READY,
+                InstanceState.BUSY,
+                InstanceState.DRAINING,
+                InstanceState.STOPPING,
+            ]
+
+    run(main())
+
+
+def test_every_transition_is_an_event_with_its_reason(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            await fs.granted()
+            fs.exited()
+            await turns()
+
+            assert fs.home.event_texts("server_state") == [
+                ("cold", "starting", "starting because of tool_call"),
+                ("starting", "ready", "serving calls"),
+                ("ready", "cold", "not running since: exited; the next call starts it"),
+            ]
+            assert fs.home.event_texts("instance_exit") == [(None, None, "exited")]
+
+    run(main())
+
+
+def test_metrics_count_starts_stops_and_refusals(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, queue_limit=1) as fs:
+            assert isinstance(fs.clock, FakeClock)
+            asked = await fs.acquire()
+            await turns()
+            fs.clock.advance(1.5)
+            fs.ready()
+            await asked
+            waiting = await fs.acquire()
+            await turns()
+            await (await fs.acquire())
+            sample = fs.home.sample
+
+            assert sample("mcpv_instance_starts_total", server="fs", cause="tool_call", result="ok") == 1.0
+            assert sample("mcpv_instance_start_seconds_sum", server="fs") == 1.5
+            assert sample("mcpv_acquire_refusals_total", server="fs", reason="overloaded") == 1.0
+            waiting.cancel()
+            fs.exited()
+            await turns()
+            assert sample("mcpv_instance_stops_total", server="fs", reason="exited") == 1.0
+
+    run(main())

@@ -1,0 +1,57 @@
+"""Each benchmark is one command that ends well and prints its table. What it measures is not judged here."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+NAMES = ("floor", "call_path", "actors")
+
+# Several interpreters and nodes one after the other on a busy machine.
+BOUND = 100.0
+
+TINY = ("--seconds", "0.02", "--rounds", "1", "--samples", "2")
+
+
+def run_benchmark(name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(BENCHMARKS / f"{name}.py"), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=BOUND,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_prints_its_table(name: str) -> None:
+    done = run_benchmark(name, *TINY, "--json")
+
+    assert done.returncode == 0, done.stderr
+    table = json.loads(done.stdout)
+    assert table["benchmark"] == name
+    assert table["runs"]
+    assert all(row["what"] and row["value"] for row in table["rows"])
+    assert {row["mark"] for row in table["rows"]} <= {"", "within", "over"}
+    assert all(row["bound"] for row in table["rows"] if row["mark"])
+
+
+def test_a_table_is_written_for_people_unless_json_is_asked_for() -> None:
+    done = run_benchmark("floor", *TINY)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("floor: 1 slices of 0.02 s")
+    assert "floor, 16 in flight: added p50, p99" in done.stdout
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_benchmark_says_what_it_measures(name: str) -> None:
+    done = run_benchmark(name, "--help")
+
+    assert done.returncode == 0
+    assert f"benchmarks/{name}.py" in done.stdout

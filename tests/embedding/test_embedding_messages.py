@@ -1,0 +1,108 @@
+"""What host and node say to each other: frozen, picklable, and nothing heavy before it is asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import subprocess
+import sys
+from datetime import UTC, datetime
+
+import pytest
+
+import mcpv_node
+from mcpv_node import (
+    CallError,
+    CallTool,
+    Failed,
+    ListedTool,
+    ListTools,
+    NodeDown,
+    SnapshotChanged,
+    Stop,
+    ToolList,
+    ToolResult,
+    Why,
+    WhyReport,
+)
+from mcpv_node.actors.server_type import CallCounts, ServerState
+from mcpv_node.settings import ServerName, SpecKey
+
+REPORT = WhyReport(
+    name=ServerName("fs"),
+    spec_key=SpecKey("0" * 64),
+    state=ServerState.COLD,
+    reason="not running; the next call starts it",
+    since=datetime(2026, 1, 31, tzinfo=UTC),
+    next_try_at=None,
+    desired=0,
+    waiting=0,
+    start_cause=None,
+    last_exit=None,
+    stderr=(),
+    starts=0,
+    restarts=0,
+    calls=CallCounts(),
+)
+MESSAGES = [
+    CallTool("clock_now", {"tz": "UTC"}, key="k", timeout=3.0, id="1"),
+    ListTools("clock", id="2"),
+    Why("clock", id="3"),
+    Stop(),
+    ToolResult("1", b'{"content":[]}', False),
+    ToolList("2", 4, "etag", (ListedTool("clock_now", "clock", b"{}"),)),
+    Failed("1", "overloaded", "too much", {"retryAfter": 1}),
+    SnapshotChanged("tools", 4, "etag"),
+    NodeDown("asked to stop"),
+    REPORT,
+]
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_survives_pickling(message: object) -> None:
+    assert pickle.loads(pickle.dumps(message)) == message
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda message: type(message).__name__)
+def test_a_message_cannot_be_changed(message: object) -> None:
+    names = [field.name for field in dataclasses.fields(message)]  # type: ignore[arg-type]
+    for name in names:
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            setattr(message, name, None)
+
+
+def test_an_error_survives_pickling_too() -> None:
+    error = pickle.loads(pickle.dumps(CallError(Failed("1", "overloaded", "too much", {"retryAfter": 1}))))
+
+    assert isinstance(error, CallError)
+    assert (str(error), error.id, error.reason, error.data) == (
+        "too much",
+        "1",
+        "overloaded",
+        {"retryAfter": 1},
+    )
+
+
+def test_every_request_has_an_id_of_its_own() -> None:
+    assert len({CallTool("x").id, CallTool("x").id, ListTools().id, Why("x").id}) == 4
+
+
+def test_every_public_name_is_there() -> None:
+    for name in mcpv_node.__all__:
+        assert getattr(mcpv_node, name).__name__ == name
+    with pytest.raises(AttributeError, match="nope"):
+        _ = mcpv_node.nope
+
+
+def test_importing_the_package_imports_nothing_else_of_it() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import mcpv_node;"
+        "print(sorted({name.split('.')[0] for name in set(sys.modules) - before} - sys.stdlib_module_names),"
+        "[name for name in sys.modules if name.startswith('mcpv_node.')])"
+    )
+
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+
+    assert done.stdout.strip() == "['mcpv_node'] []"

@@ -1,0 +1,91 @@
+"""Tools, servers and lists for tests of the catalog."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from hashlib import sha256
+from typing import Any
+
+from mcpv_node.actors.callers import EMPTY_PROFILE
+from mcpv_node.actors.instance.messages import ListsFailed, ToolLists
+from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.leases import InstanceId
+from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, ToolSnapshot, merge_tools
+from mcpv_node.actors.world import Server, World
+from mcpv_node.protocol import Capabilities, ListedTool, Rejected, ServerHello
+from mcpv_node.settings import ServerName, ServerSpec, SpecKey
+
+
+def key_of(server: str) -> SpecKey:
+    """A spec key as the store takes it."""
+    return SpecKey(sha256(server.encode()).hexdigest())
+
+
+def tool(name: str, note: str = "", *, read_only: bool = False) -> ListedTool:
+    """A tool as a server lists it; its white space and its unknown member must survive."""
+    hints = b',"annotations":{"readOnlyHint":true}' if read_only else b""
+    definition = b'{"name":"%s", "inputSchema": {"type":"object"},"x":"%s"%s}' % (
+        name.encode(),
+        note.encode(),
+        hints,
+    )
+    return ListedTool(name, definition, read_only=read_only)
+
+
+def view(
+    name: str, *tags: str, exposes: Iterable[str] | None = None, key: SpecKey | None = None
+) -> ServerView:
+    return ServerView(
+        ServerName(name),
+        key or key_of(name),
+        frozenset(tags),
+        None if exposes is None else frozenset(exposes),
+    )
+
+
+def learnt(server: str, *tools: ListedTool, stale: bool = False, source: Source = Source.LIVE) -> Learnt:
+    return Learnt(key_of(server), EMPTY_PROFILE, tools, source, stale)
+
+
+def merged(
+    servers: Iterable[ServerView], *lists: Learnt, previous: ToolSnapshot = EMPTY_TOOLS, **names: Any
+) -> ToolSnapshot:
+    return merge_tools(
+        servers,
+        {one.spec_key: one for one in lists},
+        namespace=names.get("namespace", "prefix"),
+        separator=names.get("separator", "_"),
+        previous=previous,
+    )
+
+
+def servers_of(views: Iterable[ServerView], handle: Handle[Any]) -> dict[ServerName, Server]:
+    return {one.name: Server(ServerSpec(name=one.name, command="none"), one, handle) for one in views}
+
+
+def world_of(
+    views: Iterable[ServerView], handle: Handle[Any], tools: ToolSnapshot = EMPTY_TOOLS, page_size: int = 1000
+) -> World:
+    return World(servers=servers_of(views, handle), tools=tools, page_size=page_size)
+
+
+def hello(*, tools: bool = True) -> ServerHello:
+    return ServerHello(
+        version="2025-11-25",
+        name="s",
+        server_version="1",
+        capabilities=Capabilities(tools=tools, raw=b'{"tools":{}}' if tools else b"{}"),
+    )
+
+
+def lists(
+    server: str, *tools: ListedTool, has_tools: bool = True, rejected: tuple[Rejected, ...] = ()
+) -> ToolLists:
+    """What an instance of `server` tells once it has read all pages."""
+    return ToolLists(
+        key_of(server), EMPTY_PROFILE, InstanceId(f"{server}-1"), hello(tools=has_tools), tools, rejected
+    )
+
+
+def lists_failed(server: str) -> ListsFailed:
+    return ListsFailed(key_of(server), EMPTY_PROFILE, InstanceId(f"{server}-1"), "no luck")
