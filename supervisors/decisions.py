@@ -413,7 +413,7 @@ class _Turn:
         elif was_starting and not is_failure(reason):
             self._lay_down(child, reason)  # OTP's `ignore`: it looked around and has nothing to do
         elif was_starting and self._mode is Mode.STARTING and child.restarts == 0:
-            self._shut(Crashed(f"child {child.id} failed to start: {reason}"))
+            self._shut(Crashed(f"child {child.id} failed to start: {reason}", _cause(reason)))
         elif decide_restart(child.restart, reason):
             self._restart(child, reason)
         else:
@@ -483,7 +483,8 @@ class _Turn:
             self._shut(
                 Crashed(
                     f"gave up: more than {window.max_restarts} restarts within {window.period:g} s; "
-                    f"child {child.id}: {reason}"
+                    f"child {child.id}: {reason}",
+                    _cause(reason),
                 )
             )
             return
@@ -670,3 +671,8 @@ class _Turn:
 
     def _do(self, action: Action) -> None:
         self._actions.append(action)
+
+
+def _cause(reason: ExitReason) -> str:
+    """What was wrong at the bottom."""
+    return reason.root_cause if isinstance(reason, Crashed) else str(reason)

@@ -335,7 +335,7 @@ class KernelActor(pykka.Actor, Generic[E]):
         description = _describe(error)
         if letter is not None and letter.port is not None:
             letter.port.fail(ActorRestarted(f"{self.cell.name} crashed on this request: {description}"))
-        self.die(Crashed(description))
+        self.die(Crashed(description, _sentence(error)))
 
     def die(self, reason: ExitReason) -> None:
         """End now, on the loop's thread: the one place where an incarnation's life is over."""
@@ -487,6 +487,14 @@ class KernelActor(pykka.Actor, Generic[E]):
             function(*args)
             return True
         return self.cell.system.post(function, *args)
+
+
+def _sentence(error: BaseException) -> str:
+    """What an exception says, without its class; foreign code may fail even here."""
+    try:
+        return str(error)
+    except Exception:  # noqa: BLE001  (a broken __str__ is not worth a second crash)
+        return ""
 
 
 async def _contained(work: Coroutine[Any, Any, T]) -> T:

@@ -6,7 +6,7 @@ knows what `ask` returns.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
 R_co = TypeVar("R_co", covariant=True)
@@ -36,9 +36,18 @@ class Shutdown:
 
 @dataclass(frozen=True, slots=True)
 class Crashed:
-    """The actor met something it did not expect."""
+    """The actor met something it did not expect.
+
+    `cause` is what went wrong at the bottom, in the exception's own words: each supervisor above adds to
+    `error` which of its children it was.
+    """
 
     error: str
+    cause: str = field(default="", compare=False)
+
+    @property
+    def root_cause(self) -> str:
+        return self.cause or self.error
 
     def __str__(self) -> str:
         return f"crashed: {self.error}"

@@ -15,7 +15,6 @@ Started from top to bottom, stopped from bottom to top.
 
 from __future__ import annotations
 
-import ast
 import asyncio
 import os
 import secrets
@@ -575,20 +574,7 @@ def _with_address(settings: NodeSettings, http: str | None) -> NodeSettings:
 
 
 def _first_fault(reason: ExitReason) -> str:
-    """Say what went wrong at the bottom: each supervisor above has put the name of its child before it."""
-    if not isinstance(reason, Crashed):
-        return str(reason)
-    innermost = reason.error.rpartition("crashed: ")[2]
-    try:
-        said = ast.parse(innermost, mode="eval").body
-    except (SyntaxError, ValueError):
-        return reason.error
-    match said:
-        # An exception with one sentence, as it describes itself.
-        case ast.Call(args=[ast.Constant(value=str(sentence))], keywords=[]):
-            return sentence
-        case _:
-            return reason.error
+    return reason.root_cause if isinstance(reason, Crashed) else str(reason)
 
 
 class StopSwitch:
