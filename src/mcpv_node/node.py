@@ -617,19 +617,19 @@ async def serve(
 
     switch.connect(wake)
     node = NodeRuntime(options)
-    on_ready(await node.start(switch.request))
-    ended = loop.create_task(node.wait_ended())
-    stop = loop.create_task(_stop_as_asked(node, switch, pressed))
-    await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
-    if not stop.done():
+    try:
+        on_ready(await node.start(switch.request))
+        ended = loop.create_task(node.wait_ended())
+        stop = loop.create_task(_stop_as_asked(node, switch, pressed))
+        await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
         if switch.take() is None:
             stop.cancel()
-            reason = await ended
-            await node.stop("now")
-            return ServeOutcome(False, f"the node gave up: {_first_fault(reason)}")
+            return ServeOutcome(False, f"the node gave up: {_first_fault(await ended)}")
         await stop
-    await ended
-    return ServeOutcome(True, "stopped")
+        return ServeOutcome(True, "stopped")
+    finally:
+        await node.stop("now")
+        node.system.close()
 
 
 async def _stop_as_asked(node: NodeRuntime, switch: StopSwitch, pressed: asyncio.Event) -> None:

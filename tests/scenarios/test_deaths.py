@@ -169,7 +169,7 @@ def test_a_node_stopped_in_order_leaves_nothing_either(tmp_path: Path) -> None:
 def test_what_node_and_guard_left_is_reaped_by_the_next_start_and_no_stranger_is(tmp_path: Path) -> None:
     deaf = BadServer(tmp_path, "deaf", IGNORE_TERM=1, IGNORE_STDIN_EOF=1)
     runaway = BadServer(tmp_path, "runaway", SETSID_GRANDCHILD=1)
-    entries = [server.entry(activationMode="always-on") for server in (deaf, runaway)]
+    entries = [server.entry(activationMode="always-on", stopGraceSeconds=0.2) for server in (deaf, runaway)]
     node = start_node(tmp_path, entries)
     with ended_at_last(node):
         node.until_state(deaf, "ready")
@@ -199,7 +199,7 @@ def test_a_node_that_starts_while_the_guard_of_the_last_is_at_work_loses_none_of
     tmp_path: Path,
 ) -> None:
     deaf = BadServer(tmp_path, "deaf", IGNORE_TERM=1, IGNORE_STDIN_EOF=1)
-    node = start_node(tmp_path, [deaf.entry(activationMode="always-on")])
+    node = start_node(tmp_path, [deaf.entry(activationMode="always-on", stopGraceSeconds=0.2)])
     with ended_at_last(node):
         node.until_state(deaf, "ready")
         node.kill()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.nodes import BadServer, Node, running_node, text_of
@@ -18,7 +19,7 @@ CALLERS = 20
 class Pool:
     """One node, and a server for each pool setting."""
 
-    SETTINGS: dict[str, dict[str, object]] = {
+    SETTINGS: ClassVar[dict[str, dict[str, object]]] = {
         "single": {"maxInstances": 1, "maxConcurrent": 1},
         "pair": {"maxInstances": 1, "maxConcurrent": 2},
         "twins": {"maxInstances": 2, "maxConcurrent": 1},

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,7 @@ LEARNING_TIMEOUT = 60.0
 
 
 @pytest.fixture(scope="module")
-def learnt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, list[str]]]:
+def learnt(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A state folder in which a node has learnt the three servers, and the names it listed."""
     folder = tmp_path_factory.mktemp("real")
     shared = folder / "shared"
@@ -49,7 +48,7 @@ def learnt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, lis
         node.until_learnt(NAMES)
         with node.session() as session:
             names = session.tools()
-    yield folder, names
+    return folder, names
 
 
 def servers_listed(node: Node) -> set[str]:

@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 from support.nodes import BadServer, Node, running_node
@@ -24,7 +25,7 @@ LATE = {"maxRetries": 5, "baseSeconds": 300, "maxSeconds": 600}
 class Clinic:
     """One node with servers that will fail."""
 
-    SETTINGS: dict[str, dict[str, object]] = {
+    SETTINGS: ClassVar[dict[str, dict[str, object]]] = {
         "looping": {"restart": SOON},
         "crashing": {"restart": SOON},
         "late": {"restart": LATE, "queueTimeoutSeconds": 1},
@@ -157,8 +158,12 @@ def test_an_always_on_server_that_cannot_start_is_tried_by_the_node_itself_and_t
 def test_an_always_on_server_that_dies_again_and_again_is_suspended(clinic: Clinic) -> None:
     clinic.node.order("killed", "start")
     seen: list[int] = []
+
+    def is_back() -> bool:
+        return clinic.node.pids("killed") not in ([], seen[-1:])
+
     for _ in range(3):
-        assert wait_until(lambda: clinic.node.pids("killed") not in ([], seen[-1:]))
+        assert wait_until(is_back)
         seen += clinic.node.pids("killed")
         os.kill(seen[-1], signal.SIGKILL)
 

@@ -18,6 +18,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -148,10 +149,8 @@ class Exchange:
 
     def raw_reply(self) -> bytes:
         """Read to the answer, past what comes before it; its bytes."""
-        last = b""
-        for last in self.messages():
-            pass
-        return last
+        messages = deque(self.messages(), maxlen=1)
+        return messages.pop() if messages else b""
 
     def reply(self) -> Json:
         """Read to the answer."""
