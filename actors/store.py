@@ -61,8 +61,12 @@ class Store(ThreadActor[None]):
 
     @answers(LoadCatalog)
     def _on_load(self, _request: LoadCatalog) -> StoredCatalog:
-        records, problems = load_catalogs(self._state_dir)
-        versions, more = load_versions(self._state_dir)
+        try:
+            records, problems = load_catalogs(self._state_dir)
+            versions, more = load_versions(self._state_dir)
+        except OSError as error:
+            logger.error("what was learnt earlier could not be read: {}", error)
+            return StoredCatalog((), {})
         _report((*problems, *more))
         return StoredCatalog(records, versions)
 

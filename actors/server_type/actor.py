@@ -44,8 +44,8 @@ from mcpv_node.protocol import LastExit as WireExit
 from mcpv_node.settings import ServerGroup, ServerName
 from mcpv_node.telemetry import EventKind, rfc3339
 
-from . import core
-from .core import Policy, State
+from . import core, facts
+from .facts import Policy, State
 from .messages import (
     Activation,
     CallCounts,
@@ -149,7 +149,7 @@ class ServerType(LoopActor[Estate]):
             for instance_id, peer in estate.peers.items():
                 self._monitors[self.watch(peer.handle.cell)] = instance_id
         self._stop_strays()
-        self._decide(core.Woken())
+        self._decide(facts.Woken())
 
     def _stop_strays(self) -> None:
         """End the instances that an earlier incarnation started and this one knows nothing of."""
@@ -164,7 +164,7 @@ class ServerType(LoopActor[Estate]):
             if peer.handle.cell.incarnation == 0:
                 # Its supervisor has not begun it, and where that has ended, nobody would ever tell of its end.
                 self._instance_gone(InstanceExited(instance_id, asked=True, message="not started"))
-        self._decide(core.DrainAsked())
+        self._decide(facts.DrainAsked())
         self._end_when_empty()
 
     def on_down(self, down: Down) -> None:
@@ -183,14 +183,14 @@ class ServerType(LoopActor[Estate]):
     def _on_acquire(self, request: Acquire) -> Lease | Refused | Deferred[Lease | Refused]:
         deferred: Deferred[Lease | Refused] = self.defer()
         self._parked[request.lease] = deferred
-        self._decide(core.AcquireAsked(request.lease, request.cause, request.kind, request.deadline))
+        self._decide(facts.AcquireAsked(request.lease, request.cause, request.kind, request.deadline))
         return deferred
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:
         if self._parked:
             self._give_up_waiting(message.lease)
-        self._decide(core.Released(message.lease))
+        self._decide(facts.Released(message.lease))
 
     def _give_up_waiting(self, lease: LeaseId) -> None:
         """Whoever releases what was not granted does not wait any more; the promise must not stay for ever."""
@@ -211,17 +211,17 @@ class ServerType(LoopActor[Estate]):
 
     @answers(OperatorStart)
     def _on_operator_start(self, _request: OperatorStart) -> ServerState:
-        self._decide(core.StartAsked())
+        self._decide(facts.StartAsked())
         return self._kept.state.shown
 
     @answers(OperatorStop)
     def _on_operator_stop(self, _request: OperatorStop) -> ServerState:
-        self._decide(core.StopAsked())
+        self._decide(facts.StopAsked())
         return self._kept.state.shown
 
     @answers(Retry)
     def _on_retry(self, _request: Retry) -> ServerState:
-        self._decide(core.RetryAsked())
+        self._decide(facts.RetryAsked())
         return self._kept.state.shown
 
     @answers(Settled)
@@ -234,15 +234,15 @@ class ServerType(LoopActor[Estate]):
 
     @handles(Activation)
     def _on_activation(self, message: Activation) -> None:
-        self._decide(core.ClientsChanged(message.clients))
+        self._decide(facts.ClientsChanged(message.clients))
 
     @handles(Warm)
     def _on_warm(self, _message: Warm) -> None:
-        self._decide(core.WarmAsked())
+        self._decide(facts.WarmAsked())
 
     @handles(DrainNow)
     def _on_drain_now(self, _message: DrainNow) -> None:
-        self._decide(core.DrainAsked(patience=0.0))
+        self._decide(facts.DrainAsked(patience=0.0))
 
     @handles(CallEnded)
     def _on_call_ended(self, message: CallEnded) -> None:
@@ -256,7 +256,7 @@ class ServerType(LoopActor[Estate]):
     def _on_tick(self, _message: Tick) -> None:
         self._wake = None
         self._wake_at = float("inf")
-        self._decide(core.Woken())
+        self._decide(facts.Woken())
 
     # --- what instances tell --------------------------------------------------------------------
 
@@ -275,7 +275,7 @@ class ServerType(LoopActor[Estate]):
         metrics = self._node.metrics
         metrics.instance_start_seconds(self._name).observe(self._now - peer.asked_at)
         metrics.instance_starts_total(self._name, self._cause_of(message.instance_id), "ok").inc()
-        self._decide(core.BecameReady(message.instance_id))
+        self._decide(facts.BecameReady(message.instance_id))
 
     @handles(InstanceFailed)
     def _on_instance_failed(self, message: InstanceFailed) -> None:
@@ -285,7 +285,7 @@ class ServerType(LoopActor[Estate]):
         self._node.metrics.instance_starts_total(self._name, cause, "failed").inc()
         self._forget(message.instance_id, message.exit, message.stderr)
         self._tell_exit(message.instance_id, message.message)
-        self._decide(core.StartFailed(message.instance_id, message.message, message.fatal, random.random()))
+        self._decide(facts.StartFailed(message.instance_id, message.message, message.fatal, random.random()))
 
     @handles(InstanceRetiring)
     def _on_instance_retiring(self, message: InstanceRetiring) -> None:
@@ -296,7 +296,7 @@ class ServerType(LoopActor[Estate]):
             to=InstanceState.STOPPING.value,
             reason=message.message,
         )
-        self._decide(core.Retired(message.instance_id, message.at_fault))
+        self._decide(facts.Retired(message.instance_id, message.at_fault))
 
     @handles(InstanceExited)
     def _on_instance_exited(self, message: InstanceExited) -> None:
@@ -308,11 +308,11 @@ class ServerType(LoopActor[Estate]):
         self._node.metrics.instance_stops_total(self._name, reason).inc()
         self._forget(message.instance_id, message.exit, message.stderr)
         self._tell_exit(message.instance_id, message.message)
-        self._decide(core.Exited(message.instance_id, message.asked, message.message, random.random()))
+        self._decide(facts.Exited(message.instance_id, message.asked, message.message, random.random()))
 
     # --- deciding and doing ---------------------------------------------------------------------
 
-    def _decide(self, event: core.Event) -> None:
+    def _decide(self, event: facts.Event) -> None:
         kept = self._kept
         now = self._now
         state, actions = core.decide(self._policy, self._prefix, kept.state, event, now)
@@ -327,19 +327,19 @@ class ServerType(LoopActor[Estate]):
             self._settled.clear()
         self._end_when_empty()
 
-    def _perform(self, action: core.Action) -> None:
+    def _perform(self, action: facts.Action) -> None:
         match action:
-            case core.Grant():
+            case facts.Grant():
                 self._grant(action)
-            case core.Refuse():
+            case facts.Refuse():
                 self._refuse(action)
-            case core.Start():
+            case facts.Start():
                 self._start(action)
-            case core.Stop():
+            case facts.Stop():
                 peer = self._kept.peers.get(action.id)
                 if peer is not None:
                     peer.handle.tell(StopInstance(action.reason))
-            case core.Changed():
+            case facts.Changed():
                 self._node.tell_event(
                     EventKind.SERVER_STATE,
                     server=self._name,
@@ -348,13 +348,13 @@ class ServerType(LoopActor[Estate]):
                     reason=action.reason,
                 )
 
-    def _grant(self, grant: core.Grant) -> None:
+    def _grant(self, grant: facts.Grant) -> None:
         deferred = self._parked.pop(grant.lease, None)
         if deferred is not None:
             peer = self._kept.peers[grant.id]
             deferred.answer(Lease(grant.lease, grant.id, peer.handle, grant.queued, grant.started))
 
-    def _refuse(self, refusal: core.Refuse) -> None:
+    def _refuse(self, refusal: facts.Refuse) -> None:
         kept = self._kept
         self._keep(calls=replace(kept.calls, refused=kept.calls.refused + 1))
         self._node.metrics.acquire_refusals_total(self._name, refusal.reason.value).inc()
@@ -375,7 +375,7 @@ class ServerType(LoopActor[Estate]):
                 )
             )
 
-    def _start(self, start: core.Start) -> None:
+    def _start(self, start: facts.Start) -> None:
         kept = self._kept
         restarts = kept.state.failures > 0
         peer = Peer(self._start_instance(start.id), self._node.clock.wall(), self._now, restarts)
@@ -389,11 +389,11 @@ class ServerType(LoopActor[Estate]):
         if restarts:
             self._node.metrics.instance_restarts_total(self._name).inc()
 
-    def _set_wake(self, event: core.Event, now: float) -> None:
+    def _set_wake(self, event: facts.Event, now: float) -> None:
         """Keep one timer, at or before the next moment that matters; ringing early does no harm."""
-        if isinstance(event, core.Released) and self._wake_at <= now + self._policy.idle_seconds:
+        if isinstance(event, facts.Released) and self._wake_at <= now + self._policy.idle_seconds:
             return
-        if isinstance(event, core.AcquireAsked) and not self._kept.state.waiters:
+        if isinstance(event, facts.AcquireAsked) and not self._kept.state.waiters:
             return
         moment = core.next_wake(self._policy, self._kept.state)
         if moment is None or moment >= self._wake_at:
@@ -493,7 +493,7 @@ class ServerType(LoopActor[Estate]):
             instances=tuple(self._instance_report(it, kept.peers[it.id]) for it in state.instances),
         )
 
-    def _instance_report(self, it: core.Instance, peer: Peer) -> InstanceReport:
+    def _instance_report(self, it: facts.Instance, peer: Peer) -> InstanceReport:
         return InstanceReport(
             id=it.id,
             pid=peer.pid,
@@ -508,7 +508,7 @@ class ServerType(LoopActor[Estate]):
         return self._wall_anchor + timedelta(seconds=moment - self._anchor)
 
 
-def _instance_state(it: core.Instance, peer: Peer) -> InstanceState:
+def _instance_state(it: facts.Instance, peer: Peer) -> InstanceState:
     if it.stopping:
         return InstanceState.STOPPING
     if it.drain_until is not None:

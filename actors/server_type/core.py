@@ -1,8 +1,8 @@
-"""What a server type decides: who gets a slot, what is started and what is stopped.
+"""What a server type decides: what is started and stopped, who waits and for how long, what to show.
 
-Pure: `decide(policy, state, event, now)` gives the next state and what to do about it. Everything is derived
+Pure: `decide(policy, prefix, state, event, now)` gives the next state and what to do about it. Everything is derived
 from the current facts after every event (level, not edge), so an event that is lost or seen twice does not
-leave the scheduler with a wrong idea of itself.
+leave the scheduler with a wrong idea of itself. Who sits where is `seating`'s.
 
 Times are monotonic seconds.
 """
@@ -10,16 +10,55 @@ Times are monotonic seconds.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias, assert_never
+from typing import assert_never
 
-from msgspec import Struct
 from msgspec.structs import replace
 
-from mcpv_node.actors.leases import SLOT_KINDS, InstanceId, LeaseId, LeaseKind, StartCause
+from mcpv_node.actors.leases import InstanceId, LeaseId, StartCause
 from mcpv_node.protocol import Reason
-from mcpv_node.settings import ServerSpec
 
+from .facts import (
+    Abandoned,
+    AcquireAsked,
+    Action,
+    BecameReady,
+    Changed,
+    ClientsChanged,
+    DrainAsked,
+    Event,
+    Exited,
+    Found,
+    Grant,
+    Instance,
+    Lane,
+    Policy,
+    Refuse,
+    Released,
+    Retired,
+    RetryAsked,
+    Start,
+    StartAsked,
+    StartFailed,
+    State,
+    Stop,
+    StopAsked,
+    Waiter,
+    WarmAsked,
+    Woken,
+)
 from .messages import ServerState
+from .seating import (
+    bound_instances,
+    expire_bindings,
+    find_seat,
+    forget_instance,
+    is_bound,
+    next_expiry,
+    put,
+    seat,
+    serve,
+    unseat,
+)
 
 # An instance that stayed ready this long has shown that starting it works (DESIGN 7.3, `restart`).
 HEALTHY_AFTER = 60.0
@@ -29,232 +68,6 @@ OVERLOADED_RETRY_AFTER = 1.0
 
 # Far beyond any longest delay, and still a float.
 MAX_DOUBLINGS = 60
-
-
-class Policy(Struct, frozen=True):
-    """The pool settings of a server type, as its core needs them."""
-
-    always_on: bool
-    min_ready: int
-    max_instances: int
-    max_concurrent: int
-    idle_seconds: float
-    never_reaped: bool
-    queue_limit: int
-    queue_timeout: float
-    start_timeout: float
-    drain_timeout: float
-    max_retries: int
-    backoff_base: float
-    backoff_max: float
-
-    @classmethod
-    def of(cls, spec: ServerSpec) -> Policy:
-        return cls(
-            always_on=spec.activation_mode == "always-on",
-            min_ready=spec.min_ready,
-            max_instances=spec.max_instances,
-            max_concurrent=spec.max_concurrent,
-            idle_seconds=spec.idle_seconds,
-            never_reaped=spec.strategy == "persistent",
-            queue_limit=spec.queue_limit,
-            queue_timeout=spec.queue_timeout_seconds,
-            start_timeout=spec.start_timeout_seconds,
-            drain_timeout=spec.drain_timeout_seconds,
-            max_retries=spec.restart.max_retries,
-            backoff_base=spec.restart.base_seconds,
-            backoff_max=spec.restart.max_seconds,
-        )
-
-
-# --- the state ----------------------------------------------------------------------------------
-
-
-class Instance(Struct, frozen=True):
-    """One instance that exists: it leaves the list when its end has been seen, not before."""
-
-    id: InstanceId
-    cause: StartCause
-    asked_at: float
-    ready_at: float | None = None
-    idle_since: float | None = None
-    busy: tuple[LeaseId, ...] = ()
-    kept: tuple[LeaseId, ...] = ()  # leases that hold no slot
-    wanted: bool = False  # somebody other than a probe has used it
-    drain_until: float | None = None
-    stopping: bool = False
-    at_fault: bool = False  # it stops because it misbehaved, not because it was told to
-
-    @property
-    def serves(self) -> bool:
-        """Whether it may be given calls."""
-        return self.ready_at is not None and self.drain_until is None and not self.stopping
-
-    @property
-    def starts(self) -> bool:
-        return self.ready_at is None and not self.stopping
-
-    @property
-    def is_idle(self) -> bool:
-        return not self.busy and not self.kept
-
-
-class Waiter(Struct, frozen=True):
-    """An Acquire that has no slot yet."""
-
-    lease: LeaseId
-    cause: StartCause
-    kind: LeaseKind
-    since: float
-    deadline: float
-
-
-class State(Struct, frozen=True):
-    """Everything one server type knows. `instances` and `waiters` are in order of arrival."""
-
-    instances: tuple[Instance, ...] = ()
-    waiters: tuple[Waiter, ...] = ()
-    clients: int = 0
-    warm: bool = False  # told to start what is desired; until then an always-on server waits its turn
-    held: bool = False  # by an operator's stop
-    draining: bool = False  # the node stops
-    asked_up: bool = False  # an operator's start that no instance has answered yet
-    failures: int = 0  # in a row, since the last health
-    failed_at: float | None = None
-    next_try_at: float | None = None
-    suspended: str | None = None
-    last_failure: str = ""
-    serial: int = 0
-    shown: ServerState = ServerState.COLD
-    since: float = 0.0
-
-
-# --- events -------------------------------------------------------------------------------------
-
-
-class AcquireAsked(Struct, frozen=True):
-    lease: LeaseId
-    cause: StartCause
-    kind: LeaseKind
-    deadline: float
-
-
-class Released(Struct, frozen=True):
-    lease: LeaseId
-
-
-class BecameReady(Struct, frozen=True):
-    id: InstanceId
-
-
-class StartFailed(Struct, frozen=True):
-    """`chance` in [0, 1) spreads the next try, so that many servers do not try in step."""
-
-    id: InstanceId
-    message: str
-    fatal: bool
-    chance: float
-
-
-class Exited(Struct, frozen=True):
-    id: InstanceId
-    asked: bool
-    message: str
-    chance: float
-
-
-class Retired(Struct, frozen=True):
-    """It stops itself: nothing more goes to it. `at_fault`: its end counts as a crash."""
-
-    id: InstanceId
-    at_fault: bool = True
-
-
-class ClientsChanged(Struct, frozen=True):
-    clients: int
-
-
-class WarmAsked(Struct, frozen=True):
-    """It is this server's turn to start what is desired."""
-
-
-class StartAsked(Struct, frozen=True):
-    """An operator wants it up."""
-
-
-class StopAsked(Struct, frozen=True):
-    """An operator wants it down, and held down."""
-
-
-class RetryAsked(Struct, frozen=True):
-    """Forget the failures."""
-
-
-class DrainAsked(Struct, frozen=True):
-    """The node stops; calls in hand have `patience` seconds, or the drain timeout."""
-
-    patience: float | None = None
-
-
-class Woken(Struct, frozen=True):
-    """Time has passed."""
-
-
-Event: TypeAlias = (
-    AcquireAsked
-    | Released
-    | BecameReady
-    | StartFailed
-    | Exited
-    | Retired
-    | ClientsChanged
-    | WarmAsked
-    | StartAsked
-    | StopAsked
-    | RetryAsked
-    | DrainAsked
-    | Woken
-)
-
-
-# --- actions ------------------------------------------------------------------------------------
-
-
-class Start(Struct, frozen=True):
-    id: InstanceId
-    cause: StartCause
-
-
-class Stop(Struct, frozen=True):
-    id: InstanceId
-    reason: str
-
-
-class Grant(Struct, frozen=True):
-    lease: LeaseId
-    id: InstanceId
-    queued: float
-    started: float
-
-
-class Refuse(Struct, frozen=True):
-    lease: LeaseId
-    reason: Reason
-    message: str
-    queued: float = 0.0
-    retry_after: float | None = None
-
-
-class Changed(Struct, frozen=True):
-    before: ServerState
-    after: ServerState
-    reason: str
-
-
-Action: TypeAlias = Start | Stop | Grant | Refuse | Changed
-
-
-# --- the decision -------------------------------------------------------------------------------
 
 
 def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) -> tuple[State, list[Action]]:
@@ -269,6 +82,10 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             state, is_settled = _release(policy, state, event.lease, now, actions)
             if is_settled:
                 return state, actions
+        case Abandoned():
+            state = _abandon(state, event.lease)
+        case Found():
+            state = _found(state, event, now)
         case BecameReady():
             state = _change(state, event.id, lambda it: _made_ready(it, now))
         case StartFailed():
@@ -326,10 +143,14 @@ def next_wake(policy: Policy, state: State) -> float | None:
             continue
         if it.drain_until is not None:
             moments.append(it.drain_until)
-        elif has_spare and (idle_end := _idle_end(policy, it)) is not None:
+        elif has_spare and (idle_end := _idle_end(policy, state, it)) is not None:
             moments.append(idle_end)
     if state.next_try_at is not None and state.suspended is None:
         moments.append(state.next_try_at)
+    if (expiry := next_expiry(policy, state)) is not None:
+        moments.append(expiry)
+    if state.waiters and (room_at := _room_at(policy, state)) is not None:
+        moments.append(room_at)
     return min(moments, default=None)
 
 
@@ -349,22 +170,31 @@ def _acquire(
 ) -> tuple[State, bool]:
     """Grant at once, refuse at once, or queue. True when nothing further has to be settled."""
     for it in state.instances:
-        if event.lease in it.busy or event.lease in it.kept:
+        if event.lease in it.busy or event.lease in it.kept or event.lease in it.abandoned:
             actions.append(Grant(event.lease, it.id, 0.0, 0.0))  # asked again: it has it
             return state, True
     if any(waiter.lease == event.lease for waiter in state.waiters):
         return state, True
-    waiter = Waiter(event.lease, event.cause, event.kind, now, event.deadline)
+    waiter = Waiter(
+        event.lease,
+        event.cause,
+        event.kind,
+        now,
+        event.deadline,
+        event.client or event.key,
+        event.key,
+        event.lane,
+    )
     refusal = _refusal(policy, state, waiter, now)
     if refusal is not None:
         reason, message, retry_after = refusal
         actions.append(Refuse(event.lease, reason, message, 0.0, retry_after))
         return state, True
-    if not state.waiters:
-        free = _free_instance(policy, state)
-        if free is not None:
-            actions.append(Grant(event.lease, free.id, 0.0, 0.0))
-            return _seat(state, free, waiter), True
+    # Those who wait could not be seated after the last event, so a slot that is free is of no use to them.
+    free = find_seat(policy, state, waiter)
+    if free is not None:
+        actions.append(Grant(event.lease, free.id, 0.0, 0.0))
+        return seat(policy, state, free, waiter, now), True
     if len(state.waiters) >= policy.queue_limit:
         message = f"{policy.queue_limit} calls are waiting already"
         actions.append(Refuse(event.lease, Reason.OVERLOADED, message, 0.0, OVERLOADED_RETRY_AFTER))
@@ -396,15 +226,11 @@ def _release(
 ) -> tuple[State, bool]:
     """Free the slot, or the place in the queue. True when nothing else can follow from it but time."""
     for it in state.instances:
-        if lease in it.busy or lease in it.kept:
-            freed = replace(
-                it,
-                busy=tuple(other for other in it.busy if other != lease),
-                kept=tuple(other for other in it.kept if other != lease),
-            )
+        if lease in it.busy or lease in it.kept or lease in it.abandoned:
+            freed = _without(it, lease)
             if freed.is_idle:
                 freed = replace(freed, idle_since=now)
-            state = _put(state, freed)
+            state = unseat(put(state, freed), lease, now)
             if freed.wanted and freed.serves and not state.waiters:
                 return state, True
             return _stop_unwanted(policy, state, freed, actions), False
@@ -412,6 +238,39 @@ def _release(
         left = tuple(waiter for waiter in state.waiters if waiter.lease != lease)
         return replace(state, waiters=left), False
     return state, True
+
+
+def _abandon(state: State, lease: LeaseId) -> State:
+    for it in state.instances:
+        if lease in it.busy:
+            return put(state, replace(_without(it, lease), abandoned=(*it.abandoned, lease)))
+    return state
+
+
+def _without(it: Instance, lease: LeaseId) -> Instance:
+    return replace(
+        it,
+        busy=tuple(other for other in it.busy if other != lease),
+        kept=tuple(other for other in it.kept if other != lease),
+        abandoned=tuple(other for other in it.abandoned if other != lease),
+    )
+
+
+def _found(state: State, event: Found, now: float) -> State:
+    """Take over an instance that an earlier incarnation started."""
+    if any(it.id == event.id for it in state.instances):
+        return state
+    ready_at = now if event.ready else None
+    found = Instance(
+        event.id,
+        event.cause,
+        now,
+        ready_at=ready_at,
+        idle_since=None if event.busy else ready_at,
+        busy=event.busy,
+        wanted=True,
+    )
+    return replace(state, instances=(*state.instances, found))
 
 
 def _stop_unwanted(policy: Policy, state: State, it: Instance, actions: list[Action]) -> State:
@@ -428,7 +287,7 @@ def _start_failed(
     if all(it.id != event.id for it in state.instances):
         return state
     was_stopping = any(it.id == event.id and it.stopping for it in state.instances)
-    state = _remove(state, event.id)
+    state = forget_instance(state, event.id)
     if was_stopping:
         return state  # we ended the start ourselves: nothing is wrong with the server
     state = _count_failure(policy, state, event.message, fatal=event.fatal, chance=event.chance, now=now)
@@ -448,7 +307,7 @@ def _exited(policy: Policy, state: State, event: Exited, now: float, actions: li
     if gone.starts and not event.asked:
         failed = StartFailed(event.id, event.message, fatal=False, chance=event.chance)
         return _start_failed(policy, state, failed, now, actions)
-    state = _remove(state, event.id)
+    state = forget_instance(state, event.id)
     if event.asked or (gone.stopping and not gone.at_fault):
         return state
     if _has_proved_healthy(state, gone, now):
@@ -500,7 +359,8 @@ def _settle(policy: Policy, prefix: str, state: State, now: float, actions: list
     if state.next_try_at is not None and state.next_try_at <= now:
         state = replace(state, next_try_at=None)
     state = _forget_failures(state, now)
-    state = _serve(policy, state, now, actions)
+    state = expire_bindings(policy, state, now)
+    state = serve(policy, state, now, actions)
     # Before anybody is refused: who does not queue at all may still wait for a start.
     state = _grow(policy, prefix, state, now, actions)
     state = _expire(policy, state, now, actions)
@@ -520,20 +380,6 @@ def _has_proved_healthy(state: State, it: Instance, now: float) -> bool:
         return False
     since = it.ready_at if state.failed_at is None else max(it.ready_at, state.failed_at)
     return now >= since + HEALTHY_AFTER
-
-
-def _serve(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
-    """Give free slots to waiters, first come, first served."""
-    while state.waiters:
-        free = _free_instance(policy, state)
-        if free is None:
-            return state
-        waiter = state.waiters[0]
-        began = max(free.asked_at, waiter.since)
-        started = max(0.0, (free.ready_at or began) - began)
-        actions.append(Grant(waiter.lease, free.id, now - waiter.since, started))
-        state = replace(_seat(state, free, waiter), waiters=state.waiters[1:])
-    return state
 
 
 def _expire(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
@@ -562,31 +408,94 @@ def _expire(policy: Policy, state: State, now: float, actions: list[Action]) -> 
 
 def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[Action]) -> State:
     """Start what is missing: for waiters as many as they need, else up to the desired count (I2, I3)."""
-    if state.held or state.draining or state.suspended is not None:
+    if state.held or state.draining or state.suspended is not None or state.next_try_at is not None:
         return state
-    if state.next_try_at is not None:
-        return state
-    starting = sum(it.starts for it in state.instances)
-    alive = starting + sum(it.serves for it in state.instances)
-    waiting = sum(waiter.deadline > now for waiter in state.waiters)
-    unmet = waiting - starting * policy.max_concurrent
-    for_waiters = -(-unmet // policy.max_concurrent) if unmet > 0 else 0
-    if alive:
-        state = replace(state, asked_up=False) if state.asked_up else state
+    alive = sum(it.starts or it.serves for it in state.instances)
+    if alive and state.asked_up:
+        state = replace(state, asked_up=False)
+    wanted = _starts_for_waiters(policy, state, now)
     target = max(desired(policy, state), int(state.asked_up))
+    cause = StartCause.ALWAYS_ON if policy.always_on else StartCause.MIN_READY
+    if state.asked_up:
+        cause = StartCause.OPERATOR
+    wanted += [(cause, Lane())] * (target - alive - len(wanted))
     room = policy.max_instances - len(state.instances)
-    for _ in range(min(room, max(for_waiters, target - alive))):
-        if for_waiters > 0:
-            cause = state.waiters[0].cause
-        elif state.asked_up:
-            cause = StartCause.OPERATOR
-        elif policy.always_on:
-            cause = StartCause.ALWAYS_ON
-        else:
-            cause = StartCause.MIN_READY
-        state = replace(_start(prefix, state, cause, now, actions), asked_up=False)
-        for_waiters -= 1
-    return state
+    for why, lane in wanted[:room]:
+        state = replace(_start(prefix, state, why, lane, now, actions), asked_up=False)
+    return state if len(wanted) <= room else _make_room(policy, state, now, actions)
+
+
+def _starts_for_waiters(policy: Policy, state: State, now: float) -> list[tuple[StartCause, Lane]]:
+    """One entry for each instance that the waiters need beyond those under way: why, and in which lane."""
+    if not state.waiters:
+        return []
+    under_way: dict[Lane, int] = {}
+    for it in state.instances:
+        if it.starts:
+            under_way[it.lane] = under_way.get(it.lane, 0) + _seats_of_new(policy)
+    needs: list[tuple[StartCause, Lane]] = []
+    new_keys: set[str] = set()
+    for waiter in state.waiters:
+        if waiter.deadline <= now or is_bound(policy, state, waiter):
+            continue
+        if policy.strategy == "exclusive" and waiter.key:
+            if waiter.key in new_keys:
+                continue  # it will share the instance that its key gets
+            new_keys.add(waiter.key)
+        if under_way.get(waiter.lane, 0):
+            under_way[waiter.lane] -= 1
+            continue
+        needs.append((waiter.cause, waiter.lane))
+        under_way[waiter.lane] = _seats_of_new(policy) - 1
+    return needs
+
+
+def _seats_of_new(policy: Policy) -> int:
+    """How many of the waiters one more instance helps: of an exclusive one, those of one key."""
+    return 1 if policy.strategy == "exclusive" else policy.max_concurrent
+
+
+def _make_room(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
+    """At the cap, somebody needs an instance of its own: the one that was longest without use gives way.
+
+    Of another lane at once; one that is bound to a key only after `idleSeconds` (DESIGN 7.3, `exclusive`).
+    """
+    if any(it.stopping or it.drain_until is not None for it in state.instances):
+        return state  # room is being made
+    candidates = [it for it in _could_give_way(policy, state) if _gives_way_at(policy, state, it) <= now]
+    if not candidates:
+        return state
+    oldest = min(candidates, key=lambda it: it.idle_since or 0.0)
+    return _stop(state, oldest, "it gives way to other clients", actions)
+
+
+def _room_at(policy: Policy, state: State) -> float | None:
+    """When the next instance may be made to give way, where somebody waits for room."""
+    if len(state.instances) < policy.max_instances:
+        return None
+    return min((_gives_way_at(policy, state, it) for it in _could_give_way(policy, state)), default=None)
+
+
+def _could_give_way(policy: Policy, state: State) -> list[Instance]:
+    """Idle instances that none of the waiters can use."""
+    lanes = {waiter.lane for waiter in state.waiters if not is_bound(policy, state, waiter)}
+    if not lanes:
+        return []
+    bound = bound_instances(state)
+    return [
+        it
+        for it in state.instances
+        if it.serves
+        and it.is_idle
+        and it.idle_since is not None
+        and (lanes != {it.lane} or (policy.strategy == "exclusive" and it.id in bound))
+    ]
+
+
+def _gives_way_at(policy: Policy, state: State, it: Instance) -> float:
+    idle_since = it.idle_since or 0.0
+    is_bound_to_a_key = policy.strategy == "exclusive" and it.id in bound_instances(state)
+    return idle_since + policy.idle_seconds if is_bound_to_a_key else idle_since
 
 
 def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
@@ -596,10 +505,10 @@ def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> 
         if it.stopping:
             continue
         if it.drain_until is not None:
-            if it.is_idle or now >= it.drain_until:
-                why = "drained" if it.is_idle else "the drain timeout ran out"
+            if it.has_drained or now >= it.drain_until:
+                why = "drained" if it.has_drained else "the drain timeout ran out"
                 state = _stop(state, it, why, actions)
-        elif spare > 0 and (idle_end := _idle_end(policy, it)) is not None and now >= idle_end:
+        elif spare > 0 and (idle_end := _idle_end(policy, state, it)) is not None and now >= idle_end:
             state = _stop(state, it, "idle", actions)
             spare -= 1
     return state
@@ -669,42 +578,31 @@ def _is_only_probed(it: Instance) -> bool:
     return it.cause is StartCause.BOOTSTRAP and not it.wanted
 
 
-def _idle_end(policy: Policy, it: Instance) -> float | None:
-    """When it has been idle for longer than it is worth keeping, or None while it is not."""
+def _idle_end(policy: Policy, state: State, it: Instance) -> float | None:
+    """When it has been idle for longer than it is worth keeping, or None while it is not.
+
+    What keys are bound to is kept for them until they expire.
+    """
     is_kept_anyway = policy.never_reaped and not _is_only_probed(it)
+    if state.bindings and it.id in bound_instances(state):
+        is_kept_anyway = True
     if it.idle_since is None or not it.serves or not it.is_idle or is_kept_anyway:
         return None
     return it.idle_since + policy.idle_seconds
 
 
-def _free_instance(policy: Policy, state: State) -> Instance | None:
-    """The least loaded instance with a free slot; the longest idle among equals, so that turns are fair."""
-    best: Instance | None = None
-    for it in state.instances:
-        if not it.serves or len(it.busy) >= policy.max_concurrent:
-            continue
-        if best is None or (len(it.busy), it.idle_since or 0.0) < (len(best.busy), best.idle_since or 0.0):
-            best = it
-    return best
-
-
-def _seat(state: State, it: Instance, waiter: Waiter) -> State:
-    wanted = it.wanted or waiter.cause is not StartCause.BOOTSTRAP
-    if waiter.kind in SLOT_KINDS:
-        return _put(state, replace(it, busy=(*it.busy, waiter.lease), wanted=wanted))
-    return _put(state, replace(it, kept=(*it.kept, waiter.lease), wanted=wanted))
-
-
-def _start(prefix: str, state: State, cause: StartCause, now: float, actions: list[Action]) -> State:
+def _start(
+    prefix: str, state: State, cause: StartCause, lane: Lane, now: float, actions: list[Action]
+) -> State:
     serial = state.serial + 1
-    born = Instance(InstanceId(f"{prefix}-{serial}"), cause, now)
-    actions.append(Start(born.id, cause))
+    born = Instance(InstanceId(f"{prefix}-{serial}"), cause, now, lane)
+    actions.append(Start(born.id, cause, lane))
     return replace(state, serial=serial, instances=(*state.instances, born))
 
 
 def _stop(state: State, it: Instance, reason: str, actions: list[Action]) -> State:
     actions.append(Stop(it.id, reason))
-    return _put(state, replace(it, stopping=True))
+    return put(state, replace(it, stopping=True))
 
 
 def _start_deadline(policy: Policy, state: State) -> float | None:
@@ -720,15 +618,7 @@ def _patience(policy: Policy, waiter: Waiter, starting: float | None) -> float:
     return min(limit, waiter.deadline)
 
 
-def _put(state: State, changed: Instance) -> State:
-    return replace(state, instances=tuple(changed if it.id == changed.id else it for it in state.instances))
-
-
 def _change(state: State, instance_id: InstanceId, change: Callable[[Instance], Instance]) -> State:
     return replace(
         state, instances=tuple(change(it) if it.id == instance_id else it for it in state.instances)
     )
-
-
-def _remove(state: State, instance_id: InstanceId) -> State:
-    return replace(state, instances=tuple(it for it in state.instances if it.id != instance_id))

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import TypeVar
 
 from mcpv_node.actors.leases import InstanceId, LeaseId, LeaseKind, StartCause
-from mcpv_node.actors.server_type import core
-from mcpv_node.actors.server_type.core import Action, Event, Instance, Policy, State
+from mcpv_node.actors.server_type import core, facts
+from mcpv_node.actors.server_type.facts import SHARED_LANE, Action, Event, Instance, Lane, Policy, State
 from mcpv_node.actors.server_type.messages import ServerState
+from mcpv_node.settings import ServerStrategy
 
 A = TypeVar("A", bound=Action)
 
@@ -25,7 +26,8 @@ def make_policy(
     max_instances: int = 1,
     max_concurrent: int = 1,
     idle_seconds: float = 60.0,
-    never_reaped: bool = False,
+    strategy: ServerStrategy = "stateless",
+    binding_ttl: float = 300.0,
     queue_limit: int = 256,
     queue_timeout: float = 30.0,
     start_timeout: float = 20.0,
@@ -41,7 +43,8 @@ def make_policy(
         max_instances=max_instances,
         max_concurrent=max_concurrent,
         idle_seconds=idle_seconds,
-        never_reaped=never_reaped,
+        strategy=strategy,
+        binding_ttl=binding_ttl,
         queue_limit=queue_limit,
         queue_timeout=queue_timeout,
         start_timeout=start_timeout,
@@ -75,46 +78,50 @@ class Desk:
         cause: StartCause = StartCause.TOOL_CALL,
         kind: LeaseKind = LeaseKind.CALL,
         within: float = FAR,
+        client: str = "",
+        key: str = "",
+        lane: Lane = SHARED_LANE,
     ) -> list[Action]:
-        return self.decide(core.AcquireAsked(LeaseId(lease), cause, kind, self.now + within))
+        asked = facts.AcquireAsked(LeaseId(lease), cause, kind, self.now + within, client, key, lane)
+        return self.decide(asked)
 
     def release(self, lease: int) -> list[Action]:
-        return self.decide(core.Released(LeaseId(lease)))
+        return self.decide(facts.Released(LeaseId(lease)))
 
     def ready(self, number: int = 1) -> list[Action]:
-        return self.decide(core.BecameReady(InstanceId(f"fs-{number}")))
+        return self.decide(facts.BecameReady(InstanceId(f"fs-{number}")))
 
     def fail(self, number: int = 1, *, fatal: bool = False, chance: float = 1.0) -> list[Action]:
-        return self.decide(core.StartFailed(InstanceId(f"fs-{number}"), "no luck", fatal, chance))
+        return self.decide(facts.StartFailed(InstanceId(f"fs-{number}"), "no luck", fatal, chance))
 
     def exit(self, number: int = 1, *, asked: bool = False, chance: float = 1.0) -> list[Action]:
-        return self.decide(core.Exited(InstanceId(f"fs-{number}"), asked, "it broke", chance))
+        return self.decide(facts.Exited(InstanceId(f"fs-{number}"), asked, "it broke", chance))
 
     def retire(self, number: int = 1, *, at_fault: bool = True) -> list[Action]:
-        return self.decide(core.Retired(InstanceId(f"fs-{number}"), at_fault))
+        return self.decide(facts.Retired(InstanceId(f"fs-{number}"), at_fault))
 
     def clients(self, count: int) -> list[Action]:
-        return self.decide(core.ClientsChanged(count))
+        return self.decide(facts.ClientsChanged(count))
 
     def warm(self) -> list[Action]:
-        return self.decide(core.WarmAsked())
+        return self.decide(facts.WarmAsked())
 
     def operator_start(self) -> list[Action]:
-        return self.decide(core.StartAsked())
+        return self.decide(facts.StartAsked())
 
     def operator_stop(self) -> list[Action]:
-        return self.decide(core.StopAsked())
+        return self.decide(facts.StopAsked())
 
     def retry(self) -> list[Action]:
-        return self.decide(core.RetryAsked())
+        return self.decide(facts.RetryAsked())
 
     def drain(self, patience: float | None = None) -> list[Action]:
-        return self.decide(core.DrainAsked(patience))
+        return self.decide(facts.DrainAsked(patience))
 
     def tick(self, seconds: float = 0.0) -> list[Action]:
         """Let `seconds` pass, then look."""
         self.now += seconds
-        return self.decide(core.Woken())
+        return self.decide(facts.Woken())
 
     def pass_time(self, seconds: float) -> None:
         self.now += seconds
@@ -133,7 +140,7 @@ class Desk:
         return next(it for it in self.state.instances if it.id == f"fs-{number}")
 
     def granted(self) -> list[int]:
-        return [int(action.lease) for action in self.log if isinstance(action, core.Grant)]
+        return [int(action.lease) for action in self.log if isinstance(action, facts.Grant)]
 
     def up(self, *, calls: int = 0) -> Desk:
         """Have one instance ready, with the leases 1 to `calls` on it."""
@@ -152,20 +159,20 @@ def of(kind: type[A], actions: list[Action]) -> list[A]:
 
 def starts(actions: list[Action]) -> list[tuple[str, str]]:
     """What is started, and why."""
-    return [(action.id, action.cause.value) for action in of(core.Start, actions)]
+    return [(action.id, action.cause.value) for action in of(facts.Start, actions)]
 
 
 def stops(actions: list[Action]) -> list[tuple[str, str]]:
-    return [(action.id, action.reason) for action in of(core.Stop, actions)]
+    return [(action.id, action.reason) for action in of(facts.Stop, actions)]
 
 
 def grants(actions: list[Action]) -> list[tuple[int, str]]:
-    return [(int(action.lease), action.id) for action in of(core.Grant, actions)]
+    return [(int(action.lease), action.id) for action in of(facts.Grant, actions)]
 
 
 def refusals(actions: list[Action]) -> list[tuple[int, str]]:
-    return [(int(action.lease), action.reason.value) for action in of(core.Refuse, actions)]
+    return [(int(action.lease), action.reason.value) for action in of(facts.Refuse, actions)]
 
 
 def changes(actions: list[Action]) -> list[tuple[str, str]]:
-    return [(action.before.value, action.after.value) for action in of(core.Changed, actions)]
+    return [(action.before.value, action.after.value) for action in of(facts.Changed, actions)]

@@ -57,6 +57,7 @@ class Audience:
         self.place.tell(SnapshotChanged("tools", tools.version, tools.etag))
 
     async def change(self, **notes: str) -> None:
+        await turns()  # who joins knows the world of the moment it is let in
         self.publish(**notes)
         self.announce()
         await turns()

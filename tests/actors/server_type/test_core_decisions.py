@@ -18,8 +18,9 @@ from support.server_cores import (
 )
 
 from mcpv_node.actors.leases import LeaseKind, StartCause
-from mcpv_node.actors.server_type import core
-from mcpv_node.actors.server_type.core import Refuse, State, desired, explain, restart_delay
+from mcpv_node.actors.server_type import core, facts
+from mcpv_node.actors.server_type.core import desired, explain, restart_delay
+from mcpv_node.actors.server_type.facts import Refuse, State
 from mcpv_node.actors.server_type.messages import ServerState
 from mcpv_node.settings import RestartSettings, ServerName, ServerSpec
 
@@ -55,23 +56,6 @@ def test_as_many_instances_start_as_the_waiting_callers_need(concurrent: int, ex
     assert len(starts(desk.log)) == expected
 
 
-def test_a_crash_with_many_waiting_starts_no_more_than_they_need() -> None:
-    desk = Desk(make_policy(max_instances=8, max_concurrent=3)).up(calls=3)
-    desk.operator_start()
-    for lease in range(4, 7):
-        desk.acquire(lease)
-    desk.ready(2)
-    for lease in range(7, 11):
-        desk.acquire(lease)
-    for number in (3, 4):
-        desk.retire(number, at_fault=False)
-    desk.log.clear()
-
-    desk.tick()
-
-    assert len([it for it in desk.state.instances if it.starts]) == 2
-
-
 def test_a_start_under_way_for_a_probe_serves_the_caller_too() -> None:
     desk = Desk()
 
@@ -88,7 +72,7 @@ def test_the_caller_gets_the_slot_when_the_start_is_ready_and_learns_how_long_it
 
     actions = desk.ready()
 
-    assert of(core.Grant, actions) == [core.Grant(core.LeaseId(1), core.InstanceId("fs-1"), 3.0, 3.0)]
+    assert of(facts.Grant, actions) == [facts.Grant(facts.LeaseId(1), facts.InstanceId("fs-1"), 3.0, 3.0)]
 
 
 def test_who_waited_for_a_slot_and_not_for_a_start_is_told_so() -> None:
@@ -96,7 +80,7 @@ def test_who_waited_for_a_slot_and_not_for_a_start_is_told_so() -> None:
     desk.acquire(2)
     desk.pass_time(4.0)
 
-    [grant] = of(core.Grant, desk.release(1))
+    [grant] = of(facts.Grant, desk.release(1))
 
     assert (grant.queued, grant.started) == (4.0, 0.0)
 
@@ -620,7 +604,7 @@ def test_a_busy_instance_is_never_idle() -> None:
 
 
 def test_a_persistent_server_is_not_reaped() -> None:
-    desk = Desk(make_policy(never_reaped=True)).up()
+    desk = Desk(make_policy(strategy="persistent")).up()
 
     assert (stops(desk.tick(1e6)), desk.next_wake) == ([], None)
 
@@ -756,7 +740,7 @@ def test_an_instance_that_was_there_before_the_probe_stays() -> None:
 
 
 def test_an_instance_whose_probe_gave_up_is_reaped_even_if_the_server_is_persistent() -> None:
-    desk = Desk(make_policy(never_reaped=True, idle_seconds=10.0))
+    desk = Desk(make_policy(strategy="persistent", idle_seconds=10.0))
     desk.acquire(1, cause=StartCause.BOOTSTRAP)
     desk.release(1)
     desk.ready()
@@ -979,9 +963,9 @@ def test_the_policy_is_what_the_configuration_says() -> None:
         restart=RestartSettings(max_retries=9, base_seconds=10.0, max_seconds=11.0),
     )
 
-    assert core.Policy.of(spec) == make_policy(
+    assert facts.Policy.of(spec) == make_policy(
         always_on=True,
-        never_reaped=True,
+        strategy="persistent",
         max_concurrent=3,
         min_ready=2,
         max_instances=7,

@@ -14,8 +14,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from support.server_cores import FAR, Desk, make_policy
 
 from mcpv_node.actors.leases import StartCause
-from mcpv_node.actors.server_type import core
-from mcpv_node.actors.server_type.core import Action, Policy
+from mcpv_node.actors.server_type import core, facts
+from mcpv_node.actors.server_type.facts import Action, Policy
 
 T = TypeVar("T")
 
@@ -36,7 +36,7 @@ def policies(draw: st.DrawFn) -> Policy:
         max_instances=max_instances,
         max_concurrent=draw(st.integers(1, 3)),
         idle_seconds=draw(st.sampled_from([0.5, 5.0, 60.0])),
-        never_reaped=draw(st.booleans()),
+        strategy=draw(st.sampled_from(["stateless", "persistent"])),
         queue_limit=draw(st.integers(1, 6)),
         queue_timeout=draw(st.sampled_from([0.0, 5.0, 30.0])),
         start_timeout=draw(st.sampled_from([5.0, 30.0])),
@@ -90,8 +90,8 @@ class ServerTypeMachine(RuleBasedStateMachine):
         lease = self.pick([*self.waiting, *self.granted], choice)
         actions = self.desk.acquire(lease, within=self.deadlines[lease] - self.desk.now)
         if lease in self.granted:
-            assert [action for action in actions if isinstance(action, core.Grant)] == actions
-            assert [(a.lease, a.id) for a in actions if isinstance(a, core.Grant)] == [
+            assert [action for action in actions if isinstance(action, facts.Grant)] == actions
+            assert [(a.lease, a.id) for a in actions if isinstance(a, facts.Grant)] == [
                 (lease, self.granted[lease])
             ]
         else:
@@ -197,7 +197,7 @@ class ServerTypeMachine(RuleBasedStateMachine):
         """Do what was decided, and check that it may be done."""
         for action in actions:
             match action:
-                case core.Start():
+                case facts.Start():
                     assert action.id not in self.names, "a name is used once"
                     self.names.add(action.id)
                     self.peers[action.id] = Peer()
@@ -205,10 +205,10 @@ class ServerTypeMachine(RuleBasedStateMachine):
                     wanted = max(needed, 1, self.warm_count())
                     assert len(self.starting()) <= wanted, "no more starts than somebody needs"
                     assert self.is_open()
-                case core.Stop():
+                case facts.Stop():
                     assert not self.peers[action.id].is_leaving
                     self.peers[action.id].is_leaving = True
-                case core.Grant():
+                case facts.Grant():
                     assert int(action.lease) == self.waiting.pop(0), "first come, first served"
                     peer = self.peers[action.id]
                     assert peer.is_ready
@@ -216,10 +216,10 @@ class ServerTypeMachine(RuleBasedStateMachine):
                     assert self.is_open()
                     peer.calls.add(int(action.lease))
                     self.granted[int(action.lease)] = action.id
-                case core.Refuse():
+                case facts.Refuse():
                     self.waiting.remove(int(action.lease))
                     self.over.add(int(action.lease))
-                case core.Changed():
+                case facts.Changed():
                     assert action.reason
 
     def is_open(self) -> bool:
@@ -294,8 +294,8 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     @invariant()
     def looking_twice_changes_nothing(self) -> None:
-        once, _ = core.decide(self.desk.policy, "fs", self.desk.state, core.Woken(), self.desk.now)
-        twice, actions = core.decide(self.desk.policy, "fs", once, core.Woken(), self.desk.now)
+        once, _ = core.decide(self.desk.policy, "fs", self.desk.state, facts.Woken(), self.desk.now)
+        twice, actions = core.decide(self.desk.policy, "fs", once, facts.Woken(), self.desk.now)
         assert (twice, actions) == (once, [])
 
     def teardown(self) -> None:
