@@ -29,3 +29,4 @@ class Caller:
     key: str  # routing: calls with the same key may be bound to one instance
     profile: ClientProfile = EMPTY_PROFILE
     era: Era = Era.LEGACY
+    turn: str = ""  # who takes turns with others in a queue: its session or connection; "" is its key

@@ -74,7 +74,23 @@ class StopInstance:
     reason: str
 
 
-InstanceMessage: TypeAlias = Call | CancelCall | StopInstance
+@dataclass(frozen=True, slots=True)
+class InstanceFacts:
+    """What an instance is and does: enough for a server type that has lost its state to go on with it."""
+
+    pid: int | None
+    ready: bool
+    stopping: bool
+    busy: tuple[LeaseId, ...]  # calls that somebody waits for
+    abandoned: tuple[LeaseId, ...]  # calls nobody waits for, which the server has not answered
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Request[InstanceFacts]):
+    """What are you doing?"""
+
+
+InstanceMessage: TypeAlias = Call | CancelCall | StopInstance | Describe
 
 
 # --- what an instance tells its server type -----------------------------------------------------
@@ -136,6 +152,13 @@ class InstanceRetiring:
     instance_id: InstanceId
     message: str
     at_fault: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class CallAbandoned:
+    """Nobody waits for this call any more; its lease is released when the server has answered it."""
+
+    lease: LeaseId
 
 
 # --- what an instance tells the indexes ---------------------------------------------------------

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mcpv_node.actors.callers import EMPTY_PROFILE
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.instance.messages import (
     ExitDetail,
@@ -45,7 +46,7 @@ from mcpv_node.settings import ServerGroup, ServerName
 from mcpv_node.telemetry import EventKind, rfc3339
 
 from . import core, facts
-from .facts import Policy, State
+from .facts import SHARED_LANE, Lane, Policy, State
 from .messages import (
     Activation,
     CallCounts,
@@ -183,7 +184,18 @@ class ServerType(LoopActor[Estate]):
     def _on_acquire(self, request: Acquire) -> Lease | Refused | Deferred[Lease | Refused]:
         deferred: Deferred[Lease | Refused] = self.defer()
         self._parked[request.lease] = deferred
-        self._decide(facts.AcquireAsked(request.lease, request.cause, request.kind, request.deadline))
+        caller = request.caller
+        self._decide(
+            facts.AcquireAsked(
+                request.lease,
+                request.cause,
+                request.kind,
+                request.deadline,
+                caller.turn,
+                caller.key,
+                SHARED_LANE if caller.profile == EMPTY_PROFILE else Lane(caller.profile),
+            )
+        )
         return deferred
 
     @handles(Release)

@@ -10,6 +10,7 @@ from typing import TypeAlias
 from msgspec import Struct
 
 from mcpv_node.actors.instance.messages import (
+    CallAbandoned,
     ExitDetail,
     InstanceExited,
     InstanceFailed,
@@ -19,7 +20,7 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import Acquire, InstanceId, Release, StartCause
-from mcpv_node.settings import ServerName, SpecKey
+from mcpv_node.settings import ServerName, ServerSpec, SpecKey
 
 
 class ServerState(StrEnum):
@@ -139,6 +140,13 @@ class Warm:
 
 
 @dataclass(frozen=True, slots=True)
+class Reconfigure:
+    """Other pool settings from now on, for the instances that run as well: the same processes go on."""
+
+    spec: ServerSpec
+
+
+@dataclass(frozen=True, slots=True)
 class DrainNow:
     """The node stops without waiting: calls in hand are ended."""
 
@@ -166,6 +174,8 @@ ServerTypeMessage: TypeAlias = (
     | Retry
     | Settled
     | CallEnded
+    | CallAbandoned
+    | Reconfigure
     | Why
     | InstanceStarting
     | InstanceReady
@@ -187,6 +197,7 @@ __all__ = [
     "LastExit",
     "OperatorStart",
     "OperatorStop",
+    "Reconfigure",
     "Release",
     "Retry",
     "ServerState",

@@ -90,7 +90,8 @@ def make_caller(
         routing = conversation
     else:
         routing = f"client:{principal}:{name}"
-    return Caller(principal=principal, client=name, key=routing, era=Era.LEGACY)
+    turn = conversation if conversation is not None else f"client:{principal}:{name}"
+    return Caller(principal=principal, client=name, key=routing, era=Era.LEGACY, turn=turn)
 
 
 @dataclass(frozen=True, slots=True)
