@@ -19,8 +19,11 @@ from msgspec.structs import replace
 from mcpv_node.actors.callers import EMPTY_PROFILE
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.instance.messages import (
+    CallAbandoned,
+    Describe,
     ExitDetail,
     InstanceExited,
+    InstanceFacts,
     InstanceFailed,
     InstanceMessage,
     InstanceReady,
@@ -57,6 +60,7 @@ from .messages import (
     LastExit,
     OperatorStart,
     OperatorStop,
+    Reconfigure,
     Retry,
     ServerState,
     Settled,
@@ -72,7 +76,16 @@ STDERR_LINES = 20
 StartInstance = Callable[[InstanceId], Handle[InstanceMessage]]
 
 # Every instance of this server type that exists, whoever started it.
-LiveInstances = Callable[[], Iterable[Handle[InstanceMessage]]]
+LiveInstances = Callable[[], Iterable[tuple[InstanceId, Handle[InstanceMessage]]]]
+
+# An instance answers in a turn of the loop what it is doing; one that does not cannot be gone on with.
+DESCRIBE_TIMEOUT = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Described:
+    instance_id: InstanceId
+    outcome: InstanceFacts | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,15 +162,39 @@ class ServerType(LoopActor[Estate]):
             self.estate = replace(estate, state=core.resume(estate.state))
             for instance_id, peer in estate.peers.items():
                 self._monitors[self.watch(peer.handle.cell)] = instance_id
-        self._stop_strays()
+        self._adopt_strays()
         self._decide(facts.Woken())
 
-    def _stop_strays(self) -> None:
-        """End the instances that an earlier incarnation started and this one knows nothing of."""
-        known = {peer.handle.cell for peer in self._kept.peers.values()}
-        for handle in self._live_instances():
-            if handle.cell not in known:
-                handle.tell(StopInstance("its server type has restarted without it"))
+    def _adopt_strays(self) -> None:
+        """Go on with the instances that an earlier incarnation started and this one knows nothing of.
+
+        Until they have said what they are doing they count as starting, so that nothing is started beside them.
+        """
+        for instance_id, handle in self._live_instances():
+            if instance_id in self._kept.peers:
+                continue
+            peer = Peer(handle, self._node.clock.wall(), self._now, restarts=False)
+            self._monitors[self.watch(handle.cell)] = instance_id
+            self._keep(peers=MappingProxyType({**self._kept.peers, instance_id: peer}))
+            self._decide(facts.Found(instance_id, StartCause.TOOL_CALL, ready=False))
+            self._ask_what_it_does(instance_id, handle)
+
+    def _ask_what_it_does(self, instance_id: InstanceId, handle: Handle[InstanceMessage]) -> None:
+        self.run(handle.ask(Describe(), DESCRIBE_TIMEOUT), lambda outcome: _Described(instance_id, outcome))
+
+    @handles(_Described)
+    def _on_described(self, message: _Described) -> None:
+        peer = self._kept.peers.get(message.instance_id)
+        if peer is None:
+            return
+        match message.outcome:
+            case InstanceFacts(stopping=False, ready=ready, busy=busy, abandoned=abandoned, pid=pid):
+                self._note(message.instance_id, pid=pid, era="legacy" if ready else None)
+                found = facts.Found(message.instance_id, StartCause.TOOL_CALL, ready, busy, abandoned)
+                self._decide(found)
+            case _:
+                peer.handle.tell(StopInstance("its server type has restarted without it"))
+                self._decide(facts.Retired(message.instance_id, at_fault=False))
 
     def on_shutdown(self) -> None:
         self._stopping = True
@@ -264,6 +301,15 @@ class ServerType(LoopActor[Estate]):
         else:
             self._keep(calls=replace(calls, failed=calls.failed + 1))
 
+    @handles(CallAbandoned)
+    def _on_call_abandoned(self, message: CallAbandoned) -> None:
+        self._decide(facts.Abandoned(message.lease))
+
+    @handles(Reconfigure)
+    def _on_reconfigure(self, message: Reconfigure) -> None:
+        self._policy = Policy.of(message.spec)
+        self._decide(facts.Woken())
+
     @handles(Tick)
     def _on_tick(self, _message: Tick) -> None:
         self._wake = None
@@ -275,7 +321,7 @@ class ServerType(LoopActor[Estate]):
     @handles(InstanceStarting)
     def _on_instance_starting(self, message: InstanceStarting) -> None:
         if message.instance_id not in self._kept.peers:
-            self._stop_strays()
+            self._adopt_strays()
         self._note(message.instance_id, pid=message.pid)
 
     @handles(InstanceReady)
@@ -358,6 +404,7 @@ class ServerType(LoopActor[Estate]):
                     from_=action.before.value,
                     to=action.after.value,
                     reason=action.reason,
+                    cause=self._starting_cause(),
                 )
 
     def _grant(self, grant: facts.Grant) -> None:
@@ -469,6 +516,10 @@ class ServerType(LoopActor[Estate]):
             if watched == instance_id:
                 del self._monitors[monitor]
 
+    def _starting_cause(self) -> str | None:
+        """Why the instances that are starting now were started."""
+        return next((it.cause.value for it in self._kept.state.instances if it.starts), None)
+
     def _cause_of(self, instance_id: InstanceId) -> str:
         for it in self._kept.state.instances:
             if it.id == instance_id:
@@ -514,6 +565,7 @@ class ServerType(LoopActor[Estate]):
             started_at=peer.started_at,
             idle_since=self._wall(it.idle_since) if it.idle_since is not None and it.is_idle else None,
             era=peer.era,
+            bindings=sum(binding.instance == it.id for binding in self._kept.state.bindings.values()),
         )
 
     def _wall(self, moment: float) -> datetime:

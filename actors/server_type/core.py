@@ -52,6 +52,7 @@ from .seating import (
     expire_bindings,
     find_seat,
     forget_instance,
+    instance_of,
     is_bound,
     next_expiry,
     put,
@@ -258,18 +259,22 @@ def _without(it: Instance, lease: LeaseId) -> Instance:
 
 def _found(state: State, event: Found, now: float) -> State:
     """Take over an instance that an earlier incarnation started."""
-    if any(it.id == event.id for it in state.instances):
-        return state
+    known = instance_of(state, event.id)
+    if known is not None and (known.ready_at is not None or not event.ready):
+        return state  # it has told us itself meanwhile
     ready_at = now if event.ready else None
     found = Instance(
         event.id,
         event.cause,
-        now,
+        now if known is None else known.asked_at,
         ready_at=ready_at,
-        idle_since=None if event.busy else ready_at,
+        idle_since=ready_at,
         busy=event.busy,
+        abandoned=event.abandoned,
         wanted=True,
     )
+    if known is not None:
+        return put(state, replace(found, drain_until=known.drain_until, stopping=known.stopping))
     return replace(state, instances=(*state.instances, found))
 
 
@@ -364,6 +369,7 @@ def _settle(policy: Policy, prefix: str, state: State, now: float, actions: list
     # Before anybody is refused: who does not queue at all may still wait for a start.
     state = _grow(policy, prefix, state, now, actions)
     state = _expire(policy, state, now, actions)
+    state = _trim(policy, state, now)
     state = _shrink(policy, state, now, actions)
     return _show(policy, state, now, actions)
 
@@ -496,6 +502,17 @@ def _gives_way_at(policy: Policy, state: State, it: Instance) -> float:
     idle_since = it.idle_since or 0.0
     is_bound_to_a_key = policy.strategy == "exclusive" and it.id in bound_instances(state)
     return idle_since + policy.idle_seconds if is_bound_to_a_key else idle_since
+
+
+def _trim(policy: Policy, state: State, now: float) -> State:
+    """Drain what is over the cap, which a new configuration may have lowered: the least busy first."""
+    alive = [it for it in state.instances if it.drain_until is None and not it.stopping]
+    surplus = len(alive) - policy.max_instances
+    if surplus <= 0:
+        return state
+    for it in sorted(alive, key=lambda it: (len(it.busy), -(it.idle_since or it.asked_at)))[:surplus]:
+        state = put(state, replace(it, drain_until=now + policy.drain_timeout))
+    return state
 
 
 def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> State:

@@ -182,12 +182,16 @@ class Abandoned(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """An instance that lives, and what it is doing: how a state is made anew from the facts."""
+    """An instance that lives, and what it is doing: how a state is made anew from the facts.
+
+    First told as not ready, while it is being asked; then as it is.
+    """
 
     id: InstanceId
     cause: StartCause
     ready: bool
     busy: tuple[LeaseId, ...] = ()
+    abandoned: tuple[LeaseId, ...] = ()
 
 
 class BecameReady(Struct, frozen=True):

@@ -376,9 +376,11 @@ class NodeRuntime:
             )
             return handle
 
-        def live_instances() -> list[Handle[InstanceMessage]]:
+        def live_instances() -> list[tuple[InstanceId, Handle[InstanceMessage]]]:
             keeper = instances.cell.actor
-            return [child.handle for child in keeper.children()] if isinstance(keeper, ChildKeeper) else []
+            if not isinstance(keeper, ChildKeeper):
+                return []
+            return [(InstanceId(child.id), child.handle) for child in keeper.children()]
 
         return ServerGroupSpec(
             child=supervisor_child(

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace as replace_struct
 from support.actors import Do, crash
 from support.fakes import FakeClock
-from support.owners import BOUND, Home, Recorder, RecorderOfAll, home, run, turns, until
+from support.owners import BOUND, Home, RecorderOfAll, home, run, turns, until
 
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.instance.messages import (
+    CallAbandoned,
+    Describe,
     ExitDetail,
     InstanceExited,
+    InstanceFacts,
     InstanceFailed,
     InstanceReady,
     InstanceRetiring,
@@ -39,6 +44,7 @@ from mcpv_node.actors.server_type import (
     DrainNow,
     OperatorStart,
     OperatorStop,
+    Reconfigure,
     Retry,
     ServerState,
     Settled,
@@ -63,6 +69,19 @@ class CrashableServerType(ServerType):
         return request.what(self)
 
 
+LIVING = InstanceFacts(pid=77, ready=True, stopping=False, busy=(), abandoned=())
+
+
+class FakeInstance(RecorderOfAll):
+    """Keeps what it is told, and says of itself what a test wants."""
+
+    facts = LIVING
+
+    @answers(Describe)
+    def _on_describe(self, _request: Describe) -> InstanceFacts:
+        return self.facts
+
+
 class Shop:
     """One server type, and its instances as recorders."""
 
@@ -70,7 +89,7 @@ class Shop:
         self.home = at_home
         self.clock = at_home.context.clock
         self.group = ServerGroup(ALONE, (spec, ServerSpec(name=ServerName("twin"))))
-        self.instances: dict[str, Recorder] = {}
+        self.instances: dict[str, FakeInstance] = {}
         self.handles: dict[str, Handle[Any]] = {}
         self.started: list[str] = []
         self.restarts = restarts
@@ -78,15 +97,19 @@ class Shop:
 
     def make(self) -> CrashableServerType:
         return CrashableServerType(
-            self.home.context, self.group, self.start_instance, lambda: list(self.handles.values())
+            self.home.context, self.group, self.start_instance, lambda: list(self.live())
         )
+
+    def live(self) -> Iterator[tuple[InstanceId, Handle[Any]]]:
+        for name, handle in self.handles.items():
+            yield InstanceId(name), handle
 
     async def open(self) -> Shop:
         await self.home.fill("server-fs", self.make, restarts=self.restarts, handle=self.server)
         return self
 
     def start_instance(self, instance_id: InstanceId) -> Handle[Any]:
-        recorder = self.instances[instance_id] = RecorderOfAll()
+        recorder = self.instances[instance_id] = FakeInstance()
         handle: Handle[Any] = Handle.create(self.home.system, f"instance-{instance_id}")
         handle.cell.start(recorder)
         self.handles[instance_id] = handle
@@ -488,30 +511,54 @@ def test_an_operators_stop_outlives_a_crash(tmp_path: Path) -> None:
     run(main())
 
 
-def test_a_second_crash_at_once_starts_clean_and_stops_what_the_first_life_had(tmp_path: Path) -> None:
+def test_a_second_crash_at_once_goes_on_with_the_instances_that_live(tmp_path: Path) -> None:
     async def main() -> None:
         async with shop(tmp_path, restarts=9) as fs:
-            await fs.granted()
+            lease = await fs.granted()
+            fs.instances["fs-1"].facts = replace(LIVING, busy=(lease.lease,))
             asked = await fs.acquire()
             await turns()
 
             await fs.crash()
             await fs.crash()
+            await turns()
 
-            assert fs.stops_of("fs-1") == ["its server type has restarted without it"]
             [outcome] = await asyncio.gather(asked, return_exceptions=True)
             assert isinstance(outcome, ActorRestarted)
-            assert (await fs.ask(Why())).instances == ()
-            lease = await fs.acquire()
-            await turns()
-            assert fs.started == ["fs-1", "fs-r3-1"], "no name is used twice"
-            fs.ready("fs-r3-1")
-            assert isinstance(await lease, Lease)
+            [known] = (await fs.ask(Why())).instances
+            assert (known.id, known.pid, known.busy) == ("fs-1", 77, 1)
+            assert fs.started == ["fs-1"]
+            waiting = await fs.acquire()
+            fs.server.tell(Release(lease.lease))
+            granted = await waiting
+            assert isinstance(granted, Lease)
+            assert granted.instance_id == "fs-1"
 
     run(main())
 
 
-def test_an_always_on_server_comes_back_after_it_has_lost_its_estate(tmp_path: Path) -> None:
+def test_an_instance_that_stops_or_says_nothing_is_not_gone_on_with(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9) as fs:
+            await fs.granted()
+            fs.instances["fs-1"].facts = replace(LIVING, stopping=True)
+
+            await fs.crash()
+            await fs.crash()
+            await turns()
+
+            assert fs.stops_of("fs-1") == ["its server type has restarted without it"]
+            asked = await fs.acquire()
+            fs.exited(asked=True)
+            await turns()
+            assert fs.started == ["fs-1", "fs-r3-1"], "no name is used twice"
+            fs.ready("fs-r3-1")
+            assert isinstance(await asked, Lease)
+
+    run(main())
+
+
+def test_an_always_on_server_that_lost_its_estate_starts_nothing_beside_what_lives(tmp_path: Path) -> None:
     async def main() -> None:
         async with shop(tmp_path, restarts=9, activation_mode="always-on") as fs:
             fs.server.tell(Warm())
@@ -520,13 +567,15 @@ def test_an_always_on_server_comes_back_after_it_has_lost_its_estate(tmp_path: P
 
             await fs.crash()
             await fs.crash()
+            await turns()
 
-            assert fs.started[-1] == "fs-r3-1"
+            assert fs.started == ["fs-1"]
+            assert (await fs.ask(Why())).state is ServerState.READY
 
     run(main())
 
 
-def test_an_instance_that_was_started_by_a_handler_that_crashed_is_stopped(tmp_path: Path) -> None:
+def test_an_instance_that_was_started_by_a_handler_that_crashed_is_gone_on_with(tmp_path: Path) -> None:
     async def main() -> None:
         async with shop(tmp_path, restarts=9) as fs:
 
@@ -537,10 +586,10 @@ def test_an_instance_that_was_started_by_a_handler_that_crashed_is_stopped(tmp_p
             fs.server.tell(Do(start_and_crash))
             await until(lambda: fs.server.cell.incarnation == 2)
             await turns()
-            assert fs.stops_of("fs-1") == ["its server type has restarted without it"]
 
             await fs.ask(OperatorStart())
-            assert fs.started == ["fs-1", "fs-r2-1"]
+            assert fs.started == ["fs-1"]
+            assert [known.id for known in (await fs.ask(Why())).instances] == ["fs-1"]
 
     run(main())
 
@@ -557,6 +606,38 @@ def test_a_place_that_is_filled_again_after_an_orderly_end_serves_again(tmp_path
             fs.ready(fs.started[-1])
 
             assert isinstance(await asked, Lease)
+
+    run(main())
+
+
+def test_other_pool_settings_are_applied_to_what_runs(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=0, max_concurrent=1, max_instances=1) as fs:
+            await fs.granted()
+            asked = await fs.acquire()
+            assert not asked.done()
+
+            fs.server.tell(Reconfigure(replace_struct(fs.group.specs[0], max_concurrent=2)))
+
+            granted = await asked
+            assert isinstance(granted, Lease)
+            assert granted.instance_id == "fs-1"
+            assert fs.started == ["fs-1"]
+
+    run(main())
+
+
+def test_a_call_that_nobody_waits_for_keeps_its_slot_but_does_not_hold_up_a_stop(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=0, max_concurrent=1, max_instances=1) as fs:
+            lease = await fs.granted()
+            fs.server.tell(CallAbandoned(lease.lease))
+            asked = await fs.acquire()
+            assert not asked.done(), "the server is still at work on it"
+
+            await fs.ask(OperatorStop())
+
+            assert fs.stops_of("fs-1") == ["drained"]
 
     run(main())
 
