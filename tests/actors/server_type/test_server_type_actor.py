@@ -636,6 +636,7 @@ def test_a_call_that_nobody_waits_for_keeps_its_slot_but_does_not_hold_up_a_stop
             assert not asked.done(), "the server is still at work on it"
 
             await fs.ask(OperatorStop())
+            await turns()
 
             assert fs.stops_of("fs-1") == ["drained"]
 
