@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, NewType
+
+from msgspec import Struct
 
 from mcpv_node.protocol import CallFailure
 
@@ -53,8 +54,7 @@ class StartCause(StrEnum):
     OPERATOR = "operator"
 
 
-@dataclass(frozen=True, slots=True)
-class Lease:
+class Lease(Struct, frozen=True):
     """A slot is yours: call the instance, then release."""
 
     lease: LeaseId
@@ -64,15 +64,13 @@ class Lease:
     started_seconds: float  # of these, while a start was under way
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(Struct, frozen=True):
     """There is no slot, and why; nothing was executed."""
 
     failure: CallFailure
 
 
-@dataclass(frozen=True, slots=True)
-class Acquire(Request[Lease | Refused]):
+class Acquire(Request[Lease | Refused], Struct, frozen=True):
     """Wait for a slot, at most until `deadline` (monotonic seconds)."""
 
     lease: LeaseId
@@ -82,8 +80,10 @@ class Acquire(Request[Lease | Refused]):
     kind: LeaseKind = LeaseKind.CALL
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(Struct, frozen=True, gc=False):
     """The lease is over; a second release of the same one is nothing."""
 
     lease: LeaseId
+    ok: bool | None = (
+        None  # how the call made under it ended, where one was made; for the counts of the report
+    )

@@ -7,8 +7,7 @@ group is left. The lists are read once the instance is ready, after the first wa
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import asyncio
 from enum import Enum
 
 from loguru import logger
@@ -36,6 +35,7 @@ from mcpv_node.protocol import (
     LATEST_LEGACY,
     LIST_TOOLS,
     METHOD_NOT_FOUND,
+    PING,
     CallFailure,
     EnvelopeError,
     Failure,
@@ -55,7 +55,6 @@ from mcpv_node.protocol import (
     encode_notification,
     encode_request,
     encode_success,
-    guess_id,
     keep,
     parse_initialize_result,
     parse_message,
@@ -66,38 +65,63 @@ from mcpv_node.settings import ServerSpec, SpecKey
 from mcpv_node.telemetry import EventKind, rfc3339
 from mcpv_node.transports import (
     ExitStatus,
-    LedgerEntry,
     StartError,
     StdioProcess,
-    StopReport,
-    child_environment,
-    resolve_program,
+    group_rss_bytes,
     stop_process,
 )
 from mcpv_node.version import VERSION
 
+from .bad_lines import BadLines, our_id
 from .lists import ListReader
+from .memory import complaint, look_interval
 from .messages import (
     Answer,
     Call,
+    CallAbandoned,
     CallFailed,
     CancelCall,
+    Describe,
     ExitDetail,
     InstanceExited,
+    InstanceFacts,
     InstanceFailed,
     InstanceReady,
     InstanceRetiring,
     InstanceStarting,
     StopInstance,
 )
+from .moments import (
+    Enlisted,
+    ListNow,
+    LookAtMemory,
+    MemorySeen,
+    PatienceOver,
+    PingTurn,
+    StartTimedOut,
+    StillBad,
+    StillOpenEnded,
+    Stopped,
+    Sweep,
+    Unanswered,
+)
+from .own_requests import OwnRequests, Then
 from .pending import PendingCall, PendingCalls
-from .stderr import StderrRing
+from .pings import Pings, stagger
+from .process import (
+    TERM_GRACE,
+    Exited,
+    Stderr,
+    Stdout,
+    StdoutClosed,
+    describe_exit,
+    end_orphaned,
+    start_process,
+)
+from .stderr import LogAllowance, StderrRing
 
 # The guard appends one line to a file; longer means that the disk hangs, and then nothing should start.
 ENLIST_TIMEOUT = 5.0
-
-# Between TERM and KILL of a stop: a server that has ignored the end of its input gets one more chance.
-TERM_GRACE = 2.0
 
 # The lists wait this long for a first call to go out before them.
 LIST_DELAY = 0.05
@@ -105,20 +129,8 @@ LIST_DELAY = 0.05
 # A server that says `list_changed` often says it several times.
 LIST_DEBOUNCE = 0.1
 
-# A line that is no message may be noise before the reply, or be meant as the reply: so long we wait to see.
-BAD_REPLY_PATIENCE = 5.0
-
 # A process that ends closes its stdout on the way; its exit, which says more, follows within milliseconds.
 EXIT_PATIENCE = 0.25
-
-# What tells a message from noise stands at its beginning, if anywhere.
-MESSAGE_HEAD = 1024
-
-# DESIGN 7.6: that many broken replies in a row and the instance is replaced.
-MAX_BAD_REPLIES = 3
-
-# An id of ours has no more digits than a 64-bit integer; a longer number is nobody's, and slow to read.
-MAX_ID_DIGITS = 19
 
 # What a server has not read of what we sent before we stop sending: it is not reading at all.
 MAX_UNSENT = 64 * 1024 * 1024
@@ -133,83 +145,6 @@ class Phase(Enum):
     HANDSHAKING = "handshaking"
     READY = "ready"
     STOPPING = "stopping"
-
-
-@dataclass(frozen=True, slots=True)
-class _Stdout:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _Stderr:
-    data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class _StdoutClosed:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Exited:
-    status: ExitStatus
-
-
-@dataclass(frozen=True, slots=True)
-class _Enlisted:
-    outcome: Exception | None
-
-
-@dataclass(frozen=True, slots=True)
-class _StartTimedOut:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Sweep:
-    """A call's limit may have passed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _ListNow:
-    pass
-
-
-@dataclass(frozen=True, slots=True)
-class _Unanswered:
-    """One of our own requests has had its time."""
-
-    number: int
-
-
-@dataclass(frozen=True, slots=True)
-class _StillBad:
-    """Nothing sensible has come since a line that was no message, while only this call waited."""
-
-    call_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class _StillOpenEnded:
-    """Its stdout has closed, and no exit has followed."""
-
-
-@dataclass(frozen=True, slots=True)
-class _PatienceOver:
-    """The calls that went on beside an abandoned one have had their time."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Stopped:
-    outcome: StopReport | Exception
-
-
-@dataclass(frozen=True, slots=True)
-class _OwnRequest:
-    """A request of our own, and the end of our patience with it."""
-
-    then: Callable[[Message | None], None]
-    end: Timer
 
 
 class Instance(LoopActor[None]):
@@ -236,18 +171,17 @@ class Instance(LoopActor[None]):
         self._process: StdioProcess | None = None
         self._framer = LineFramer(node.settings.limits.line_bytes)
         self._stderr = StderrRing()
+        self._stderr_allowance = LogAllowance()
         self._pending = PendingCalls()
         self._next_id = 1
-        self._own_requests: dict[int, _OwnRequest] = {}
+        self._own = OwnRequests(
+            send=self._send, time_over=lambda delay, number: self.after(delay, Unanswered(number))
+        )
         self._lists = ListReader(spec_key, instance_id, index, self._ask_for_list)
         self._sweep_at = float("inf")
         self._sweep: Timer | None = None
         self._list_timer: Timer | None = None
         self._start_timer: Timer | None = None
-        self._suspicion: Timer | None = None
-        self._known_noisy = False
-        self._noise_lines = 0
-        self._bad_replies = 0
         self._exit_status: ExitStatus | None = None
         self._stop_asked = False
         self._retiring: str | None = None
@@ -255,6 +189,21 @@ class Instance(LoopActor[None]):
         self._end_message = ""
         self._told_end = False
         self._log = logger.bind(server=spec.name, instance=instance_id)
+        self._bad_lines = BadLines(
+            self._pending,
+            look_again=lambda delay, call_id: self.after(delay, StillBad(call_id)),
+            fail=self._fail_bad_reply,
+            retire=self._retire,
+            log=self._log,
+        )
+        self._pings = Pings(
+            spec,
+            ping=self._ping_server,
+            turn_after=lambda delay: self.after(delay, PingTurn()),
+            is_idle=lambda: len(self._pending) == 0 and not self._own,
+            is_awaited=lambda: bool(self._pending.awaited()),
+            retire=self._retire,
+        )
 
     @property
     def _now(self) -> float:
@@ -264,34 +213,22 @@ class Instance(LoopActor[None]):
 
     def on_start(self, estate: None = None) -> None:
         mark = f"{self._node.node_id}/{self._id}"
-        environment = child_environment(self._node.environ, self._spec.env, mark)
         try:
-            program = resolve_program(
-                self._spec.command, path=environment.get("PATH", ""), cwd=self._spec.cwd
-            )
-            self._process = StdioProcess.spawn(
-                (program, *self._spec.args),
-                env=environment,
-                cwd=self._spec.cwd,
-                sink=_Sink(self),
+            started = start_process(
+                self._spec, mark=mark, node=self._node, tell=self.note, tell_now=self.note_now
             )
         except StartError as error:
             self._fail_start(str(error), fatal=error.is_fatal)
             return
-        self._owner.tell(InstanceStarting(self._id, self._process.pid))
-        self._start_timer = self.after(self._spec.start_timeout_seconds, _StartTimedOut())
-        entry = LedgerEntry(
-            instance=mark,
-            pid=self._process.pid,
-            pgid=self._process.pgid,
-            start_time=self._process.start_time,
-            argv0=program,
-            at=rfc3339(self._node.clock.wall()),
-        )
-        self.run(self._guard.ask(Enlist(entry), ENLIST_TIMEOUT), _Enlisted)
+        self._process = started.process
+        for problem in started.refused:
+            self._log.warning("a limit is not in force: {}", problem)
+        self._owner.tell(InstanceStarting(self._id, started.process.pid))
+        self._start_timer = self.after(self._spec.start_timeout_seconds, StartTimedOut())
+        self.run(self._guard.ask(Enlist(started.entry), ENLIST_TIMEOUT), Enlisted)
 
-    @handles(_Enlisted)
-    def _on_enlisted(self, message: _Enlisted) -> None:
+    @handles(Enlisted)
+    def _on_enlisted(self, message: Enlisted) -> None:
         if isinstance(message.outcome, Exception):
             self._begin_stop(f"could not be entered in the ledger: {message.outcome}")
             return
@@ -323,13 +260,16 @@ class Instance(LoopActor[None]):
         self._enter(Phase.READY)
         self._owner.tell(InstanceReady(self._id, hello))
         self._lists.begin(hello)
-        self._list_timer = self.after(LIST_DELAY, _ListNow())
+        self._list_timer = self.after(LIST_DELAY, ListNow())
+        self._pings.begin(self._id)
+        if self._spec.limits.memory_mb is not None:
+            self.after(stagger(self._id, look_interval(self._spec)), LookAtMemory())
 
-    @handles(_StartTimedOut)
-    def _on_start_timed_out(self, _message: _StartTimedOut) -> None:
+    @handles(StartTimedOut)
+    def _on_start_timed_out(self, _message: StartTimedOut) -> None:
         if self._phase in (Phase.STARTING, Phase.HANDSHAKING):
             limit = self._spec.start_timeout_seconds
-            self._begin_stop(f"did not complete the handshake within {limit:g} s{self._noise_hint()}")
+            self._begin_stop(f"did not complete the handshake within {limit:g} s{self._bad_lines.hint()}")
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -369,12 +309,14 @@ class Instance(LoopActor[None]):
             call.reply.answer(
                 self._failed(Reason.CALL_TIMEOUT, "cancelled by the client", call=call, slot_held=True)
             )
+            self._pings.on_nobody_may_wait()
 
-    @handles(_Sweep)
-    def _on_sweep(self, _message: _Sweep) -> None:
+    @handles(Sweep)
+    def _on_sweep(self, _message: Sweep) -> None:
         self._sweep = None
         self._sweep_at = float("inf")
         now = self._now
+        has_limit_passed = False
         for call in self._pending.due(now):
             if call.abandoned_until is not None:
                 limit = self._spec.drain_timeout_seconds
@@ -386,9 +328,12 @@ class Instance(LoopActor[None]):
                 message = f"the call did not end within {call.deadline - call.sent_at:.1f} s"
             else:
                 message = f"no reply and no progress for {self._spec.call_timeout_seconds:g} s"
+            has_limit_passed = True
             self._abandon(call, message)
             call.reply.answer(self._failed(Reason.CALL_TIMEOUT, message, call=call, slot_held=True))
         self._stop_when_done()
+        if has_limit_passed and self._phase is Phase.READY:
+            self._pings.on_limit_passed()
         following = self._pending.next_end()
         if following is not None:
             self._arm_sweep(following)
@@ -398,6 +343,7 @@ class Instance(LoopActor[None]):
         call.abandoned_until = self._now + self._spec.drain_timeout_seconds
         call.on_progress = None
         self._send(encode_notification("notifications/cancelled", cancelled(call.id, reason)))
+        self._owner.tell(CallAbandoned(call.lease))
         self._arm_sweep(call.abandoned_until)
 
     def _finish_call(self, call: PendingCall, outcome: Answer) -> None:
@@ -438,40 +384,39 @@ class Instance(LoopActor[None]):
 
     # --- what the server sends ------------------------------------------------------------------
 
-    @handles(_Stdout)
-    def _on_stdout(self, message: _Stdout) -> None:
+    @handles(Stdout)
+    def _on_stdout(self, message: Stdout) -> None:
         for item in self._framer.feed(message.data):
             match item:
                 case Line(data=data):
                     self._on_line(data)
                 case Overlong(size=size, head=head):
-                    why = f"a line of more than {size} bytes"
-                    self._on_bad_line(head, why, is_message=self._is_meant_as_message(head))
+                    self._bad_lines.on_bad_line(head, f"a line of more than {size} bytes")
 
     def _on_line(self, line: bytes) -> None:
         try:
             message = parse_message(line, depth=self._node.settings.limits.depth)
         except EnvelopeError as error:
-            self._on_bad_line(line, error.message, is_message=self._is_meant_as_message(line))
+            self._bad_lines.on_bad_line(line, error.message)
             return
-        self._on_good_line()
+        self._pings.heard = True
         match message:
             case Success() | Failure():
                 self._on_reply(message)
             case WireRequest():
+                self._bad_lines.on_good_line()
                 self._on_server_request(message)
             case Notification():
+                self._bad_lines.on_good_line()
                 self._on_notification(message)
 
     def _on_reply(self, reply: Success | Failure) -> None:
-        number = _our_id(reply.id)
+        number = our_id(reply.id)
         if number is None:
             return
-        own = self._own_requests.pop(number, None)
-        if own is not None:
-            own.end.cancel()
-            own.then(reply)
-            return
+        if self._own.on_reply(number, reply):
+            return  # a list or a ping: it says nothing about how calls are answered
+        self._bad_lines.on_good_line()
         call = self._pending.get(number)
         if call is None:
             self._log.debug("a reply to no request of ours: {}", number)
@@ -500,7 +445,7 @@ class Instance(LoopActor[None]):
 
     def _on_progress(self, params: Raw | None) -> None:
         try:
-            number = _our_id(bytes(parse_progress(params)))
+            number = our_id(bytes(parse_progress(params)))
         except RemoteProtocolError as error:
             self._log.debug("progress that cannot be read: {}", error)
             return
@@ -511,58 +456,9 @@ class Instance(LoopActor[None]):
         if call.on_progress is not None:
             call.on_progress(keep(params))
 
-    # --- lines that are no messages -------------------------------------------------------------
-
-    def _on_good_line(self) -> None:
-        self._bad_replies = 0
-        if self._suspicion is not None:
-            self._suspicion.cancel()
-            self._suspicion = None
-            self._known_noisy = True  # it wrote noise and then went on: it does that
-
-    def _is_meant_as_message(self, line: bytes) -> bool:
-        """Tell a broken reply from a log line, which may well begin with a bracket or be JSON itself."""
-        head = line[:MESSAGE_HEAD].lstrip()
-        if not head.startswith(b"{"):
-            return False
-        guess = guess_id(head)
-        number = None if guess is None else _our_id(guess)
-        return b'"jsonrpc"' in head or (number is not None and self._pending.get(number) is not None)
-
-    def _on_bad_line(self, line: bytes, why: str, *, is_message: bool) -> None:
-        """Skip it. Where it was meant as a reply, the call it belonged to fails now."""
-        self._noise_lines += 1
-        if self._noise_lines <= 3:  # more of the same tells nobody more
-            self._log.warning("skipped on stdout ({}): {}", why, line[:200].decode("utf-8", "replace"))
-        awaited = self._pending.awaited()
-        if not is_message:
-            if len(awaited) == 1 and not self._known_noisy and self._suspicion is None:
-                self._suspicion = self.after(BAD_REPLY_PATIENCE, _StillBad(awaited[0].id))
-            return
-        self._bad_replies += 1
-        guess = guess_id(line[:MESSAGE_HEAD])
-        number = None if guess is None else _our_id(guess)
-        meant = None if number is None else self._pending.get(number)
-        if meant is None and len(awaited) == 1:
-            meant = awaited[0]
-        if meant is not None:
-            self._fail_bad_reply(meant, why)
-        self._retire_if_hopeless(why)
-
-    @handles(_StillBad)
-    def _on_still_bad(self, message: _StillBad) -> None:
-        self._suspicion = None
-        # That very call: another one may have taken its place and has not had its time yet.
-        call = self._pending.get(message.call_id)
-        if call is not None and self._pending.awaited() == [call]:
-            why = "what it wrote instead of a reply is not JSON"
-            self._fail_bad_reply(call, why)
-            self._bad_replies += 1
-            self._retire_if_hopeless(why)
-
-    def _retire_if_hopeless(self, why: str) -> None:
-        if self._bad_replies >= MAX_BAD_REPLIES:
-            self._retire(f"{MAX_BAD_REPLIES} replies in a row were not JSON-RPC, the last: {why}")
+    @handles(StillBad)
+    def _on_still_bad(self, message: StillBad) -> None:
+        self._bad_lines.on_patience_over(message.call_id)
 
     def _fail_bad_reply(self, call: PendingCall, why: str) -> None:
         self._pending.remove(call)
@@ -571,19 +467,57 @@ class Instance(LoopActor[None]):
         else:
             self._owner.tell(Release(call.lease))
         self._stop_when_done()
+        if self._phase is Phase.READY:
+            self._pings.on_nobody_may_wait()
 
-    def _noise_hint(self) -> str:
-        return f"; {self._noise_lines} lines on its stdout were not JSON-RPC" if self._noise_lines else ""
+    # --- is it well -----------------------------------------------------------------------------
+
+    @answers(Describe)
+    def _on_describe(self, _request: Describe) -> InstanceFacts:
+        return InstanceFacts(
+            pid=None if self._process is None else self._process.pid,
+            ready=self._phase is Phase.READY,
+            stopping=self._phase is Phase.STOPPING or self._retiring is not None,
+            busy=tuple(call.lease for call in self._pending if call.abandoned_until is None),
+            abandoned=tuple(call.lease for call in self._pending if call.abandoned_until is not None),
+        )
+
+    @handles(PingTurn)
+    def _on_ping_turn(self, _message: PingTurn) -> None:
+        if self._phase is Phase.READY:
+            self._pings.on_turn()
+
+    def _ping_server(self, then: Then) -> None:
+        self._ask_server(PING, None, then, timeout=self._spec.ping_timeout_seconds)
+
+    @handles(LookAtMemory)
+    def _on_look_at_memory(self, _message: LookAtMemory) -> None:
+        if self._process is not None and self._phase is Phase.READY:
+            # On a thread: it reads the table of all processes of the machine. No look begins before this one ends.
+            self.run(asyncio.to_thread(group_rss_bytes, self._process.pgid), MemorySeen)
+
+    @handles(MemorySeen)
+    def _on_memory_seen(self, message: MemorySeen) -> None:
+        allowed = self._spec.limits.memory_mb
+        if allowed is None or self._phase is not Phase.READY:
+            return
+        if not isinstance(message.used, int):
+            why = message.used or "this system does not say what a group uses"
+            self._log.warning("a limit is not in force: memoryMB {}: {}", allowed, why)
+        elif problem := complaint(message.used, allowed_mb=allowed):
+            self._retire(problem)
+        else:
+            self.after(look_interval(self._spec), LookAtMemory())
 
     # --- lists ----------------------------------------------------------------------------------
 
-    @handles(_ListNow)
-    def _on_list_now(self, _message: _ListNow) -> None:
+    @handles(ListNow)
+    def _on_list_now(self, _message: ListNow) -> None:
         self._read_lists()
 
     def _read_lists_soon(self) -> None:
         if self._phase is Phase.READY and self._list_timer is None:
-            self._list_timer = self.after(LIST_DEBOUNCE, _ListNow())
+            self._list_timer = self.after(LIST_DEBOUNCE, ListNow())
 
     def _read_lists(self) -> None:
         if self._list_timer is not None:
@@ -605,21 +539,21 @@ class Instance(LoopActor[None]):
         self._stop_asked = True
         self._begin_stop(reason)
 
-    @handles(_StdoutClosed)
-    def _on_stdout_closed(self, _message: _StdoutClosed) -> None:
+    @handles(StdoutClosed)
+    def _on_stdout_closed(self, _message: StdoutClosed) -> None:
         if self._phase is not Phase.STOPPING:
-            self.after(EXIT_PATIENCE, _StillOpenEnded())
+            self.after(EXIT_PATIENCE, StillOpenEnded())
 
-    @handles(_StillOpenEnded)
-    def _on_still_open_ended(self, _message: _StillOpenEnded) -> None:
+    @handles(StillOpenEnded)
+    def _on_still_open_ended(self, _message: StillOpenEnded) -> None:
         if self._phase is not Phase.STOPPING:
             self._retire("closed its stdout")
 
-    @handles(_Exited)
-    def _on_exited(self, message: _Exited) -> None:
+    @handles(Exited)
+    def _on_exited(self, message: Exited) -> None:
         self._exit_status = message.status
         if self._phase is not Phase.STOPPING:
-            self._begin_stop(_describe_exit(message.status, self._phase))
+            self._begin_stop(describe_exit(message.status, was_ready=self._phase is Phase.READY))
         elif not self._stop_asked:
             self._tell_end(was_ready=self._was_ready)
 
@@ -634,11 +568,11 @@ class Instance(LoopActor[None]):
         if self._retiring is None:
             self._retiring = why
             self._owner.tell(InstanceRetiring(self._id, why, at_fault=False))
-            self.after(self._spec.drain_timeout_seconds, _PatienceOver())
+            self.after(self._spec.drain_timeout_seconds, PatienceOver())
         self._stop_when_done()
 
-    @handles(_PatienceOver)
-    def _on_patience_over(self, _message: _PatienceOver) -> None:
+    @handles(PatienceOver)
+    def _on_patience_over(self, _message: PatienceOver) -> None:
         self._begin_stop(self._retiring or "")
 
     def _stop_when_done(self) -> None:
@@ -658,7 +592,7 @@ class Instance(LoopActor[None]):
             if call.abandoned_until is None:
                 call.reply.answer(self._failed(reason, why, call=call))
         self._lists.abandon(why)
-        self._own_requests.clear()
+        self._own.clear()
         if self._exit_status is not None:
             self._tell_end(was_ready=was_ready)
         process = self._process
@@ -670,11 +604,11 @@ class Instance(LoopActor[None]):
             stop_process(
                 process, grace=self._spec.stop_grace_seconds, term_grace=TERM_GRACE, clock=self._node.clock
             ),
-            _Stopped,
+            Stopped,
         )
 
-    @handles(_Stopped)
-    def _on_stopped(self, message: _Stopped) -> None:
+    @handles(Stopped)
+    def _on_stopped(self, message: Stopped) -> None:
         if isinstance(message.outcome, Exception):
             raise message.outcome
         process = self._process
@@ -713,13 +647,13 @@ class Instance(LoopActor[None]):
         if process is not None:
             self._process = None
             system = self._node.system
-            system.keep(system.loop.create_task(_end_orphaned(process, self._guard, self._node)))
+            system.keep(system.loop.create_task(end_orphaned(process, self._guard, self._node)))
 
     # --- small parts ----------------------------------------------------------------------------
 
-    @handles(_Stderr)
-    def _on_stderr(self, message: _Stderr) -> None:
-        for line in self._stderr.feed(message.data):
+    @handles(Stderr)
+    def _on_stderr(self, message: Stderr) -> None:
+        for line in self._stderr_allowance.admit(self._stderr.feed(message.data), self._now):
             self._log.debug("stderr: {}", line)
 
     def _enter(self, phase: Phase, reason: str | None = None) -> None:
@@ -738,22 +672,16 @@ class Instance(LoopActor[None]):
         self._next_id += 1
         return number
 
-    def _ask_for_list(self, params: bytes | None, then: Callable[[Message | None], None]) -> None:
+    def _ask_for_list(self, params: bytes | None, then: Then) -> None:
         self._ask_server(LIST_TOOLS, params, then, timeout=self._spec.call_timeout_seconds)
 
-    def _ask_server(
-        self, method: str, params: bytes | None, then: Callable[[Message | None], None], *, timeout: float
-    ) -> None:
+    def _ask_server(self, method: str, params: bytes | None, then: Then, *, timeout: float) -> None:
         """A request of our own; `then` runs in this actor when the reply comes, with None if none does."""
-        number = self._take_id()
-        self._own_requests[number] = _OwnRequest(then, self.after(timeout, _Unanswered(number)))
-        self._send(encode_request(number, method, params))
+        self._own.ask(self._take_id(), method, params, then, timeout=timeout)
 
-    @handles(_Unanswered)
-    def _on_unanswered(self, message: _Unanswered) -> None:
-        own = self._own_requests.pop(message.number, None)
-        if own is not None:
-            own.then(None)
+    @handles(Unanswered)
+    def _on_unanswered(self, message: Unanswered) -> None:
+        self._own.on_unanswered(message.number)
 
     def _send(self, line: bytes) -> None:
         if self._process is not None:
@@ -765,42 +693,4 @@ class Instance(LoopActor[None]):
         if self._sweep is not None:
             self._sweep.cancel()
         self._sweep_at = moment
-        self._sweep = self.after(max(0.0, moment - self._now), _Sweep())
-
-
-class _Sink:
-    """Turns the process's callbacks into messages: handlers are the only place where this actor acts."""
-
-    __slots__ = ("_actor",)
-
-    def __init__(self, actor: Instance) -> None:
-        self._actor = actor
-
-    def on_stdout(self, data: bytes) -> None:
-        self._actor.note(_Stdout(data))
-
-    def on_stderr(self, data: bytes) -> None:
-        self._actor.note(_Stderr(data))
-
-    def on_stdout_closed(self) -> None:
-        self._actor.note(_StdoutClosed())
-
-    def on_exit(self, status: ExitStatus) -> None:
-        self._actor.note(_Exited(status))
-
-
-async def _end_orphaned(process: StdioProcess, guard: Handle[GuardMessage], node: NodeContext) -> None:
-    report = await stop_process(process, grace=0.0, term_grace=TERM_GRACE, clock=node.clock)
-    process.close()
-    if not report.survivors:
-        guard.tell(StrikeOff(process.pgid))
-
-
-def _our_id(raw: bytes | None) -> int | None:
-    """The number of one of our requests, or None: servers may echo anything."""
-    return int(raw) if raw is not None and len(raw) <= MAX_ID_DIGITS and raw.isdigit() else None
-
-
-def _describe_exit(status: ExitStatus, phase: Phase) -> str:
-    how = f"was ended by signal {status.signal}" if status.signal else f"exited with code {status.code}"
-    return how if phase is Phase.READY else f"{how} before the handshake was complete"
+        self._sweep = self.after(max(0.0, moment - self._now), Sweep())

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.kernel import Request
@@ -15,16 +15,14 @@ from mcpv_node.protocol import CallFailure, ListedTool, Rejected, ServerHello, r
 from mcpv_node.settings import SpecKey
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(Struct, frozen=True):
     """The server's own reply, payload bytes untouched: either a result or a JSON-RPC error object."""
 
     result: Raw | None = None
     error: Raw | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class CallFailed:
+class CallFailed(Struct, frozen=True):
     """The server did not answer.
 
     `slot_held`: the server may still be at work on it, so the instance releases the lease itself, once the
@@ -35,8 +33,7 @@ class CallFailed:
     slot_held: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Call(Request[Answer | CallFailed]):
+class Call(Request[Answer | CallFailed], Struct, frozen=True):
     """Send one request to the server and wait for its reply.
 
     `params` are the client's own bytes; `tool` is the server's own name for the tool that is called, and the

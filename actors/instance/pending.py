@@ -7,9 +7,8 @@ as abandoned, because its slot is not free before the server has answered.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.kernel import Deferred
 from mcpv_node.actors.leases import LeaseId
@@ -17,8 +16,7 @@ from mcpv_node.actors.leases import LeaseId
 from .messages import Answer, CallFailed
 
 
-@dataclass(slots=True)
-class PendingCall:
+class PendingCall(Struct, eq=False):
     """One call in flight. Times are monotonic seconds."""
 
     id: int

@@ -11,6 +11,33 @@ RING_LINES = 200
 LINE_BYTES = 4096
 
 
+# What a server that is well says in a second; a flood of more is in the ring, and would only slow the node down.
+LOGGED_LINES = 100
+
+LOG_PERIOD = 1.0
+
+
+class LogAllowance:
+    """Which lines go to the node's log: the first `LOGGED_LINES` of a `LOG_PERIOD`, then how many were left out."""
+
+    def __init__(self) -> None:
+        self._ends = float("-inf")
+        self._left = 0
+        self._left_out = 0
+
+    def admit(self, lines: list[str], now: float) -> list[str]:
+        """Return what to log of `lines`, which came at `now`."""
+        notes: list[str] = []
+        if now >= self._ends:
+            if self._left_out:
+                notes = [f"({self._left_out} lines or more were left out)"]
+            self._ends, self._left, self._left_out = now + LOG_PERIOD, LOGGED_LINES, 0
+        admitted = lines[: self._left]
+        self._left -= len(admitted)
+        self._left_out += len(lines) - len(admitted)
+        return notes + admitted
+
+
 class StderrRing:
     """Feed it bytes as they come; read lines."""
 

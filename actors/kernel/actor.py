@@ -245,6 +245,12 @@ class KernelActor(pykka.Actor, Generic[E]):
         """Tell oneself, past the mailbox's bound: for what callbacks of the outside world bring. Loop thread only."""
         self.mailbox.put_letter(Letter(message), bounded=False)
 
+    def note_now(self, message: object) -> None:
+        """`note`, read in this very turn if nothing stands before it. Only from the loop's own callbacks."""
+        letter = Letter(message)
+        if not self.read_now(letter):
+            self.mailbox.put_letter(letter, bounded=False)
+
     def run(self, work: Coroutine[Any, Any, T], then: Callable[[T | Exception], object]) -> None:
         """Start slow work; `then` makes the message that brings its result, or its exception, back.
 

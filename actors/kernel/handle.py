@@ -72,17 +72,20 @@ class Handle(Generic[M_contra]):
             return await self._ask_from_elsewhere(request, timeout)
         deadline = loop.time() + timeout
         try:
-            return await self._ask_once(request, loop, deadline, timeout)
+            port = self._send(request)
+            return port.result() if port.is_settled else await self._wait(port, loop, deadline, timeout)
         except ActorRestarted:
-            return await self._ask_once(request, loop, deadline, timeout)
+            port = self._send(request)
+            return port.result() if port.is_settled else await self._wait(port, loop, deadline, timeout)
 
-    async def _ask_once(
-        self, request: Request[R], loop: asyncio.AbstractEventLoop, deadline: float, timeout: float
-    ) -> R:
+    def _send(self, request: Request[R]) -> LoopPort[R]:
         port: LoopPort[R] = LoopPort()
         self.cell.deliver_ask(Letter(request, port))
-        if port.is_settled:
-            return port.result()
+        return port
+
+    async def _wait(
+        self, port: LoopPort[R], loop: asyncio.AbstractEventLoop, deadline: float, timeout: float
+    ) -> R:
         future = port.wait(loop)
         timer = loop.call_at(deadline, _expire, future, self.cell.name, timeout)
         try:

@@ -239,6 +239,8 @@ class ServerType(LoopActor[Estate]):
     def _on_release(self, message: Release) -> None:
         if self._parked:
             self._give_up_waiting(message.lease)
+        if message.ok is not None:
+            self._count_call(ok=message.ok)
         self._decide(facts.Released(message.lease))
 
     def _give_up_waiting(self, lease: LeaseId) -> None:
@@ -295,11 +297,12 @@ class ServerType(LoopActor[Estate]):
 
     @handles(CallEnded)
     def _on_call_ended(self, message: CallEnded) -> None:
-        calls = self._kept.calls
-        if message.ok:
-            self._keep(calls=replace(calls, ok=calls.ok + 1))
-        else:
-            self._keep(calls=replace(calls, failed=calls.failed + 1))
+        self._count_call(ok=message.ok)
+
+    def _count_call(self, *, ok: bool) -> None:
+        kept = self._kept
+        ended = CallCounts(kept.calls.ok + ok, kept.calls.failed + (not ok), kept.calls.refused)
+        self.estate = replace(kept, calls=ended)
 
     @handles(CallAbandoned)
     def _on_call_abandoned(self, message: CallAbandoned) -> None:
@@ -561,7 +564,8 @@ class ServerType(LoopActor[Estate]):
             id=it.id,
             pid=peer.pid,
             state=_instance_state(it, peer),
-            busy=len(it.busy),
+            # What its server still works on takes a slot, whether or not somebody waits for it (I3).
+            busy=len(it.busy) + len(it.abandoned),
             started_at=peer.started_at,
             idle_since=self._wall(it.idle_since) if it.idle_since is not None and it.is_idle else None,
             era=peer.era,

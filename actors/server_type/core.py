@@ -9,6 +9,7 @@ Times are monotonic seconds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import assert_never
 
@@ -18,6 +19,7 @@ from mcpv_node.actors.leases import InstanceId, LeaseId, StartCause
 from mcpv_node.protocol import Reason
 
 from .facts import (
+    SHARED_LANE,
     Abandoned,
     AcquireAsked,
     Action,
@@ -52,8 +54,11 @@ from .seating import (
     expire_bindings,
     find_seat,
     forget_instance,
+    forget_turns,
     instance_of,
     is_bound,
+    join_queue,
+    key_in_lane,
     next_expiry,
     put,
     seat,
@@ -183,7 +188,8 @@ def _acquire(
         now,
         event.deadline,
         event.client or event.key,
-        event.key,
+        # A probe keeps no state in an instance, so it must not hold one that a caller could have.
+        "" if event.cause is StartCause.BOOTSTRAP else key_in_lane(event.key, event.lane),
         event.lane,
     )
     refusal = _refusal(policy, state, waiter, now)
@@ -200,7 +206,7 @@ def _acquire(
         message = f"{policy.queue_limit} calls are waiting already"
         actions.append(Refuse(event.lease, Reason.OVERLOADED, message, 0.0, OVERLOADED_RETRY_AFTER))
         return state, True
-    return replace(state, waiters=(*state.waiters, waiter)), False
+    return join_queue(state, waiter), False
 
 
 def _refusal(
@@ -368,7 +374,7 @@ def _settle(policy: Policy, prefix: str, state: State, now: float, actions: list
     state = serve(policy, state, now, actions)
     # Before anybody is refused: who does not queue at all may still wait for a start.
     state = _grow(policy, prefix, state, now, actions)
-    state = _expire(policy, state, now, actions)
+    state = forget_turns(_expire(policy, state, now, actions))
     state = _trim(policy, state, now)
     state = _shrink(policy, state, now, actions)
     return _show(policy, state, now, actions)
@@ -414,21 +420,30 @@ def _expire(policy: Policy, state: State, now: float, actions: list[Action]) -> 
 
 def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[Action]) -> State:
     """Start what is missing: for waiters as many as they need, else up to the desired count (I2, I3)."""
-    if state.held or state.draining or state.suspended is not None or state.next_try_at is not None:
+    if not _may_start(state):
         return state
     alive = sum(it.starts or it.serves for it in state.instances)
     if alive and state.asked_up:
         state = replace(state, asked_up=False)
-    wanted = _starts_for_waiters(policy, state, now)
+    needed = _starts_for_waiters(policy, state, now)
     target = max(desired(policy, state), int(state.asked_up))
     cause = StartCause.ALWAYS_ON if policy.always_on else StartCause.MIN_READY
     if state.asked_up:
         cause = StartCause.OPERATOR
-    wanted += [(cause, Lane())] * (target - alive - len(wanted))
-    room = policy.max_instances - len(state.instances)
+    wanted = [*needed, *[(cause, SHARED_LANE)] * (target - alive - len(needed))]
+    room = _room(policy, state)
     for why, lane in wanted[:room]:
         state = replace(_start(prefix, state, why, lane, now, actions), asked_up=False)
-    return state if len(wanted) <= room else _make_room(policy, state, now, actions)
+    return _make_room(policy, state, len(needed) - room, now, actions)
+
+
+def _may_start(state: State) -> bool:
+    return not (state.held or state.draining or state.suspended is not None or state.next_try_at is not None)
+
+
+def _room(policy: Policy, state: State) -> int:
+    """How many more may be started; a new configuration may have left more than there may be."""
+    return max(0, policy.max_instances - len(state.instances))
 
 
 def _starts_for_waiters(policy: Policy, state: State, now: float) -> list[tuple[StartCause, Lane]]:
@@ -444,7 +459,7 @@ def _starts_for_waiters(policy: Policy, state: State, now: float) -> list[tuple[
     for waiter in state.waiters:
         if waiter.deadline <= now or is_bound(policy, state, waiter):
             continue
-        if policy.strategy == "exclusive" and waiter.key:
+        if policy.sticky and waiter.key:
             if waiter.key in new_keys:
                 continue  # it will share the instance that its key gets
             new_keys.add(waiter.key)
@@ -461,23 +476,30 @@ def _seats_of_new(policy: Policy) -> int:
     return 1 if policy.strategy == "exclusive" else policy.max_concurrent
 
 
-def _make_room(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
-    """At the cap, somebody needs an instance of its own: the one that was longest without use gives way.
+def _make_room(policy: Policy, state: State, missing: int, now: float, actions: list[Action]) -> State:
+    """At the cap, `missing` instances are needed: those that were longest without use give way.
 
     Of another lane at once; one that is bound to a key only after `idleSeconds` (DESIGN 7.3, `exclusive`).
     """
-    if any(it.stopping or it.drain_until is not None for it in state.instances):
-        return state  # room is being made
-    candidates = [it for it in _could_give_way(policy, state) if _gives_way_at(policy, state, it) <= now]
-    if not candidates:
+    missing -= _leaving(state)
+    if missing <= 0:
         return state
-    oldest = min(candidates, key=lambda it: it.idle_since or 0.0)
-    return _stop(state, oldest, "it gives way to other clients", actions)
+    candidates = [it for it in _could_give_way(policy, state) if _gives_way_at(policy, state, it) <= now]
+    for oldest in sorted(candidates, key=lambda it: it.idle_since or 0.0)[:missing]:
+        state = _stop(state, oldest, "it gives way to other clients", actions)
+    return state
+
+
+def _leaving(state: State) -> int:
+    """How many make room already."""
+    return sum(it.stopping or it.drain_until is not None for it in state.instances)
 
 
 def _room_at(policy: Policy, state: State) -> float | None:
-    """When the next instance may be made to give way, where somebody waits for room."""
-    if len(state.instances) < policy.max_instances:
+    """When the next instance may be made to give way, where somebody waits for room that nobody makes yet."""
+    if not _may_start(state) or _room(policy, state):
+        return None
+    if len(_starts_for_waiters(policy, state, -math.inf)) <= _leaving(state):
         return None
     return min((_gives_way_at(policy, state, it) for it in _could_give_way(policy, state)), default=None)
 
@@ -500,17 +522,19 @@ def _could_give_way(policy: Policy, state: State) -> list[Instance]:
 
 def _gives_way_at(policy: Policy, state: State, it: Instance) -> float:
     idle_since = it.idle_since or 0.0
-    is_bound_to_a_key = policy.strategy == "exclusive" and it.id in bound_instances(state)
+    is_bound_to_a_key = it.id in bound_instances(state)
     return idle_since + policy.idle_seconds if is_bound_to_a_key else idle_since
 
 
 def _trim(policy: Policy, state: State, now: float) -> State:
-    """Drain what is over the cap, which a new configuration may have lowered: the least busy first."""
+    """Drain what is over the cap, which a new configuration may have lowered: what keeps no key, the least busy."""
     alive = [it for it in state.instances if it.drain_until is None and not it.stopping]
     surplus = len(alive) - policy.max_instances
     if surplus <= 0:
         return state
-    for it in sorted(alive, key=lambda it: (len(it.busy), -(it.idle_since or it.asked_at)))[:surplus]:
+    bound = bound_instances(state)
+    alive.sort(key=lambda it: (it.id in bound, len(it.busy), -(it.idle_since or it.asked_at)))
+    for it in alive[:surplus]:
         state = put(state, replace(it, drain_until=now + policy.drain_timeout))
     return state
 

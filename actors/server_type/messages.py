@@ -151,9 +151,8 @@ class DrainNow:
     """The node stops without waiting: calls in hand are ended."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallEnded:
-    """A call made under one of our leases has ended; for the counts of the report."""
+class CallEnded(Struct, frozen=True, gc=False):
+    """A call has ended whose lease goes on: the server may still be at work on it. For the counts of the report."""
 
     ok: bool
 

@@ -3,12 +3,13 @@
 Pure, and a part of the core. An instance serves one lane: the clients of one capability profile, and one
 session alone where the server has asked something of it. Within a lane the strategy decides:
 
-    stateless, singleton, persistent   the least loaded instance; the longest idle among equals
+    stateless, singleton, persistent   the least loaded instance; among equals the longest without a new call
     stateful                           the instance a key is bound to, else as stateless, and bound from then on
     exclusive                          as stateful, and an instance serves one key alone
 
-Waiters of one client are seated in order of arrival, and clients take turns. A waiter whose bound instance is busy
-waits for that one and holds up nobody else.
+Waiters of one client are seated in order of arrival, and clients take turns: who was served longest ago is next, and
+who comes new stands before the one served last and behind all others, so that neither a long queue nor a stream of
+new clients starves anybody. A waiter whose bound instance is busy waits for that one and holds up nobody else.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from msgspec.structs import replace
 
 from mcpv_node.actors.leases import SLOT_KINDS, InstanceId, LeaseId, StartCause
 
-from .facts import Action, Binding, Grant, Instance, Lane, Policy, State, Waiter
+from .facts import SHARED_LANE, Action, Binding, Grant, Instance, Lane, Policy, State, Waiter
 
 
 def find_seat(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
@@ -35,9 +36,22 @@ def find_seat(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
     for it in state.instances:
         if not it.serves or it.lane != waiter.lane or not has_slot(policy, it) or it.id in taken:
             continue
-        if best is None or (len(it.busy), it.idle_since or 0.0) < (len(best.busy), best.idle_since or 0.0):
+        if best is None or _load(it) < _load(best):
             best = it
     return best
+
+
+def _load(it: Instance) -> tuple[int, float, float]:
+    """How much it does, a call that nobody waits for as well; when that began; since when it was idle before."""
+    taken = len(it.busy) + len(it.abandoned)
+    return taken, it.used_at if taken else 0.0, it.idle_since or 0.0
+
+
+def key_in_lane(key: str, lane: Lane) -> str:
+    """What is bound for a key: another lane's clients may use the same word, and their state is another's."""
+    if not key or lane == SHARED_LANE:
+        return key
+    return f"{key}\0{lane.profile}\0{lane.owner}"
 
 
 def is_bound(policy: Policy, state: State, waiter: Waiter) -> bool:
@@ -53,16 +67,17 @@ def seat(policy: Policy, state: State, it: Instance, waiter: Waiter, now: float)
     """Give it the slot; a key is bound by its first use, whatever instance that was."""
     wanted = it.wanted or waiter.cause is not StartCause.BOOTSTRAP
     if waiter.kind in SLOT_KINDS:
-        state = put(state, replace(it, busy=(*it.busy, waiter.lease), wanted=wanted))
+        state = put(state, replace(it, busy=(*it.busy, waiter.lease), wanted=wanted, used_at=now))
     else:
         state = put(state, replace(it, kept=(*it.kept, waiter.lease), wanted=wanted))
     if not policy.sticky or not waiter.key:
         return state
-    return replace(
-        state,
-        bindings={**state.bindings, waiter.key: Binding(it.id, now)},
-        keys={**state.keys, waiter.lease: waiter.key},
-    )
+    bindings = state.bindings
+    binding = bindings.get(waiter.key)
+    # When a key was used last is written at its release; there may be thousands to copy.
+    if binding is None or binding.instance != it.id:
+        bindings = {**bindings, waiter.key: Binding(it.id, now)}
+    return replace(state, bindings=bindings, keys={**state.keys, waiter.lease: waiter.key})
 
 
 def unseat(state: State, lease: LeaseId, now: float) -> State:
@@ -94,10 +109,27 @@ def serve(policy: Policy, state: State, now: float, actions: list[Action]) -> St
             seat(policy, state, it, waiter, now),
             waiters=left,
             turn=turn,
-            # Nobody waits: the next queue begins with everybody equal.
-            turns={**state.turns, waiter.client: turn} if left else {},
+            turns={**state.turns, waiter.client: turn},
         )
     return state
+
+
+def join_queue(state: State, waiter: Waiter) -> State:
+    """Stand last among the waiters; a client that did not wait yet is behind all but the one served last."""
+    turns = state.turns
+    if waiter.client not in turns:
+        turns = {**turns, waiter.client: state.turn - 1}
+    return replace(state, waiters=(*state.waiters, waiter), turns=turns)
+
+
+def forget_turns(state: State) -> State:
+    """Whoever does not wait has no turn: a queue that never empties must not remember all its clients."""
+    if not state.turns:
+        return state
+    waiting = {waiter.client for waiter in state.waiters}
+    if len(waiting) == len(state.turns):
+        return state
+    return replace(state, turns={client: turn for client, turn in state.turns.items() if client in waiting})
 
 
 def _next_waiter(policy: Policy, state: State) -> tuple[Waiter, Instance] | None:
@@ -123,22 +155,50 @@ def _next_waiter(policy: Policy, state: State) -> tuple[Waiter, Instance] | None
 
 def expire_bindings(policy: Policy, state: State, now: float) -> State:
     """Forget keys that were not used for their time to live; 0 is for ever. A key in use does not expire."""
-    if not state.bindings or not policy.binding_ttl:
+    if not state.bindings:
         return state
-    in_use = frozenset(state.keys.values())
+    if not policy.sticky:
+        return replace(state, bindings={}, keys={})  # another strategy than when they were made
+    if policy.strategy == "exclusive":
+        state = _one_key_each(state)
+    expiry = next_expiry(policy, state)
+    if expiry is None or now < expiry:
+        return state
+    in_use = _keys_in_use(state)
     kept = {
         key: binding
         for key, binding in state.bindings.items()
         if key in in_use or now < binding.used_at + policy.binding_ttl
     }
+    return replace(state, bindings=kept)
+
+
+def _one_key_each(state: State) -> State:
+    """Where keys shared an instance, because the strategy was another, those in use keep it, else the last."""
+    if len(bound_instances(state)) == len(state.bindings):
+        return state
+    in_use = _keys_in_use(state)
+    owners: dict[InstanceId, str] = {}
+    for key, binding in sorted(state.bindings.items(), key=lambda item: (item[0] in in_use, item[1].used_at)):
+        owners[binding.instance] = key
+    kept = {
+        key: binding
+        for key, binding in state.bindings.items()
+        if key in in_use or owners[binding.instance] == key
+    }
     return state if len(kept) == len(state.bindings) else replace(state, bindings=kept)
+
+
+def _keys_in_use(state: State) -> set[str]:
+    """The keys of calls that run or wait: who waits for the instance that has its state must not lose it."""
+    return {*state.keys.values(), *(waiter.key for waiter in state.waiters)}
 
 
 def next_expiry(policy: Policy, state: State) -> float | None:
     """When the next binding expires by itself."""
     if not state.bindings or not policy.binding_ttl:
         return None
-    in_use = frozenset(state.keys.values())
+    in_use = _keys_in_use(state)
     return min(
         (
             binding.used_at + policy.binding_ttl

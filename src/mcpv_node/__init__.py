@@ -10,8 +10,8 @@ Nothing is imported until it is asked for: the `stdio` command must start in a f
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+# By this name type checkers know it; importing it from typing would cost `stdio` a millisecond.
+TYPE_CHECKING = False
 
 if TYPE_CHECKING:
     from .embedding import (
@@ -53,7 +53,10 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name in __all__:
-        return getattr(import_module(".embedding", __name__), name)
+        from importlib import import_module
+
+        value: object = getattr(import_module(".embedding", __name__), name)
+        return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

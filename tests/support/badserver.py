@@ -18,7 +18,8 @@ Garbage
   GARBAGE_REPLY               answer every tools/call with a line that is not JSON
   BAD_UTF8                    answer every tools/call with bytes that are not UTF-8
   LONG_LINE=BYTES             answer every tools/call with a line this long
-  STDERR_FLOOD=BYTES          write so much to stderr first of all
+  STDERR_FLOOD=BYTES          write so much to stderr first of all, in one line
+  STDERR_LINES=N              write so many lines of 100 bytes to stderr first of all
 Refusing to go
   IGNORE_TERM                 ignore SIGTERM
   IGNORE_STDIN_EOF            go on (doing nothing) after stdin has ended
@@ -35,6 +36,7 @@ Others
   SPAWN_LOG=FILE              append lines "PID start", "PID stop" (stdin ended), "PID signal NAME" (TERM, HUP), "PID exit CODE",
                               "PID grandchild PID", "PID initialize", "PID call TOOL", "PID cancelled ID"
   PING_BLOCK                  never answer `ping`
+  LOG_PINGS                   the log says "PID ping" at each ping from the client
   ECHO_PING                   send `ping` to the client after the handshake; the log says "PID pong"
 
 Tools (all answer with text)
@@ -177,6 +179,8 @@ class Server:
             if event and not switch("IGNORE_CANCEL"):
                 event.set()
         elif method == "ping":
+            if switch("LOG_PINGS"):
+                log("ping")
             if not switch("PING_BLOCK"):
                 self.reply(request, {})
         elif method == "tools/list":
@@ -360,6 +364,9 @@ def main() -> None:
     start_grandchildren()
     if size := knob("STDERR_FLOOD"):
         sys.stderr.write(("complaint " * (int(size) // 10 + 1))[: int(size)])
+        sys.stderr.flush()
+    if count := knob("STDERR_LINES"):
+        sys.stderr.write(("complaint " * 10)[:99].join(["", *["\n"] * int(count)]))
         sys.stderr.flush()
     if switch("GARBAGE"):
         SERVER.write_line(b"Welcome to the server that misbehaves!")

@@ -179,6 +179,8 @@ class FakeServerType(LoopActor[None]):
     @handles(Release)
     def _on_release(self, message: Release) -> None:
         self.released.append(message.lease)
+        if message.ok is not None:
+            self.ended.append(message.ok)
 
     @handles(CallEnded)
     def _on_call_ended(self, message: CallEnded) -> None:

@@ -21,6 +21,7 @@ from support.fakes import FakeClock
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import Join, Leave, ListsLearnt, SnapshotChanged
 from mcpv_node.actors.instance.messages import (
+    CallAbandoned,
     InstanceExited,
     InstanceFailed,
     InstanceReady,
@@ -103,6 +104,7 @@ def _hear(kind: type[Any]) -> Callable[[Recorder, Any], None]:
 
 
 HEARD = (
+    CallAbandoned,
     Event,
     InstanceExited,
     InstanceFailed,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from mcpv_node.actors.leases import InstanceId, LeaseId, LeaseKind, StartCause
 from mcpv_node.actors.server_type import core, facts
 from mcpv_node.actors.server_type.facts import SHARED_LANE, Action, Event, Instance, Lane, Policy, State
@@ -88,6 +90,32 @@ class Desk:
     def release(self, lease: int) -> list[Action]:
         return self.decide(facts.Released(LeaseId(lease)))
 
+    def abandon(self, lease: int) -> list[Action]:
+        return self.decide(facts.Abandoned(LeaseId(lease)))
+
+    def found(
+        self,
+        number: int = 1,
+        *,
+        ready: bool = True,
+        busy: tuple[int, ...] = (),
+        abandoned: tuple[int, ...] = (),
+    ) -> list[Action]:
+        return self.decide(
+            facts.Found(
+                InstanceId(f"fs-{number}"),
+                StartCause.TOOL_CALL,
+                ready,
+                tuple(map(LeaseId, busy)),
+                tuple(map(LeaseId, abandoned)),
+            )
+        )
+
+    def reconfigure(self, policy: Policy) -> list[Action]:
+        """Other pool settings from now on."""
+        self.policy = policy
+        return self.decide(facts.Woken())
+
     def ready(self, number: int = 1) -> list[Action]:
         return self.decide(facts.BecameReady(InstanceId(f"fs-{number}")))
 
@@ -141,6 +169,28 @@ class Desk:
 
     def granted(self) -> list[int]:
         return [int(action.lease) for action in self.log if isinstance(action, facts.Grant)]
+
+    def pool(self, count: int) -> Desk:
+        """Have so many instances ready, and no client that wants them warm any more: started one second ago."""
+        policy = self.policy
+        self.policy = replace(policy, min_ready=count, always_on=False)
+        self.clients(1)
+        for number in range(1, count + 1):
+            self.ready(number)
+        self.policy = policy
+        self.pass_time(1.0)
+        self.log.clear()
+        return self
+
+    def holder(self, lease: int) -> str | None:
+        """The instance that a lease is on."""
+        for it in self.state.instances:
+            if lease in (*it.busy, *it.kept, *it.abandoned):
+                return it.id
+        return None
+
+    def waiting(self) -> list[int]:
+        return [int(waiter.lease) for waiter in self.state.waiters]
 
     def up(self, *, calls: int = 0) -> Desk:
         """Have one instance ready, with the leases 1 to `calls` on it."""

@@ -33,7 +33,7 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.kernel import Deferred, Handle, LoopActor, answers, handles
 from mcpv_node.actors.leases import InstanceId, LeaseId, new_lease_id
-from mcpv_node.settings import NodeLimits, NodeSettings, ServerName, ServerSpec, SpecKey
+from mcpv_node.settings import LimitSettings, NodeLimits, NodeSettings, ServerName, ServerSpec, SpecKey
 from mcpv_node.telemetry import SystemClock
 
 T = TypeVar("T")
@@ -150,7 +150,12 @@ def failure_of(answer: Answer | CallFailed) -> tuple[str, str, str]:
 
 @asynccontextmanager
 async def session(
-    tmp_path: Path, *, limits: NodeLimits | None = None, refusal: Exception | None = None, **given: Any
+    tmp_path: Path,
+    *,
+    limits: NodeLimits | None = None,
+    limits_of_server: LimitSettings | None = None,
+    refusal: Exception | None = None,
+    **given: Any,
 ) -> AsyncIterator[Session]:
     """Start an Instance; names in capitals are knobs of the server, the others settings of its spec."""
     knobs = {key: value for key, value in given.items() if key.isupper()}
@@ -162,6 +167,7 @@ async def session(
             "name": ServerName("bad"),
             "command": sys.executable,
             "args": ("-S", BADSERVER, *words),
+            "limits": limits_of_server or LimitSettings(),
             **settings,
         }
     )

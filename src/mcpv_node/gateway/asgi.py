@@ -6,6 +6,7 @@ No framework stands between the HTTP server and `/mcp`; this is what would be le
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, MutableMapping
+from functools import lru_cache
 from typing import Any, Final, TypeAlias
 
 import msgspec
@@ -20,6 +21,9 @@ Headers: TypeAlias = list[tuple[bytes, bytes]]
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
 SSE: Final = b"text/event-stream"
+
+# Clients of a kind all send the same; whoever sends ever new ones fills no memory.
+REMEMBERED: Final = 64
 
 TITLES: Final = {
     400: "Bad Request",
@@ -50,7 +54,7 @@ class Disconnected(Exception):
 class Exchange:
     """One request and the answer to it."""
 
-    __slots__ = ("_headers", "_receive", "_send", "method", "path", "scope")
+    __slots__ = ("_headers", "_receive", "_send", "is_started", "method", "path", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -58,6 +62,7 @@ class Exchange:
         self.path: str = scope["path"]
         self._receive = receive
         self._send = send
+        self.is_started = False  # something of the answer has gone out
         # The first of equal headers counts, except where their values are one list.
         self._headers: dict[bytes, bytes] = {}
         for name, value in scope["headers"]:
@@ -103,6 +108,11 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
+    async def send(self, message: AsgiMessage) -> None:
+        """For an application that answers by itself."""
+        self.is_started = True
+        await self._send(message)
+
     async def answer(
         self, status: int, body: bytes = b"", *, content_type: bytes = JSON, headers: Headers | None = None
     ) -> None:
@@ -112,6 +122,7 @@ class Exchange:
             lines.append((b"content-type", content_type))
         if headers:
             lines += headers
+        self.is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
         # A body of a HEAD request is not sent; the server below us sees to that.
         await self._send({"type": "http.response.body", "body": body})
@@ -133,6 +144,7 @@ class Exchange:
         ]
         if headers:
             lines += headers
+        self.is_started = True
         await self._send({"type": "http.response.start", "status": 200, "headers": lines})
 
     async def send_event(self, data: bytes) -> None:
@@ -143,6 +155,7 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b""})
 
 
+@lru_cache(REMEMBERED)
 def accepts(accept: str | None, wanted: str) -> bool:
     """Whether an Accept header admits a media type. No header admits everything."""
     if accept is None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.context import NodeContext
@@ -43,14 +42,16 @@ REPLY_MARGIN = 2.0
 # When a client that was turned away for being one too many may well find a place (seconds).
 RETRY_AFTER = 1.0
 
+# An instance may end between the grant of its slot and the call; one server cannot have so many end in a row by chance.
+MAX_LATE_LEASES = 8
+
 # How calls end, beside the reasons of DESIGN 7.6: with a result, with the server's own error, or unwanted.
 OK = "ok"
 ERROR = "error"
 CANCELLED = "cancelled"
 
 
-@dataclass(frozen=True, slots=True)
-class CallReply:
+class CallReply(Struct, frozen=True):
     """What to answer: the bytes of a result, or those of a JSON-RPC error object."""
 
     result: bytes | Raw | None = None
@@ -198,8 +199,7 @@ async def perform_call(
     return reply
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Trip:
+class _Trip(Struct, frozen=True, kw_only=True):
     """One call on its way to one server; `go` is one try."""
 
     node: NodeContext
@@ -212,13 +212,20 @@ class _Trip:
     on_progress: Callable[[Raw], None] | None
 
     async def go(self) -> Answer | CallFailure:
-        self.control.wait()
-        lease = await self._acquire()
-        if isinstance(lease, CallFailure):
-            return lease
-        self.node.metrics.queue_wait_seconds(self.server.spec.name).observe(lease.queued_seconds)
-        self.control.send(lease)
-        return await self._call(lease)
+        for _ in range(MAX_LATE_LEASES):
+            self.control.wait()
+            lease = await self._acquire()
+            if isinstance(lease, CallFailure):
+                return lease
+            self.node.metrics.queue_wait_seconds(self.server.spec.name).observe(lease.queued_seconds)
+            self.control.send(lease)
+            answer = await self._call(lease)
+            # What an instance refuses because it ends has not been executed: whoever serves next may have it.
+            if not _was_refused(answer) or self.control.is_cancelled():
+                return answer
+        name = self.server.spec.name
+        message = f"{name}: its instances end before they can be called"
+        return CallFailure(reason=Reason.INSTANCE_DIED, message=message, server=name, executed="no")
 
     async def _acquire(self) -> Lease | CallFailure:
         spec = self.server.spec
@@ -242,7 +249,8 @@ class _Trip:
     async def _call(self, lease: Lease) -> Answer | CallFailure:
         sent = self.node.clock.monotonic()
         answer: Answer | CallFailed
-        slot_held = ok = False
+        slot_held = False
+        ok: bool | None = False
         try:
             answer = await lease.instance.ask(
                 InstanceCall(
@@ -257,6 +265,8 @@ class _Trip:
             )
             slot_held = isinstance(answer, CallFailed) and answer.slot_held
             ok = isinstance(answer, Answer) and answer.result is not None
+            if isinstance(answer, CallFailed) and _was_refused(answer.failure):
+                ok = None
         except ActorError as error:
             return self._with_times(self._not_called(error), lease, sent)
         except asyncio.CancelledError:
@@ -264,9 +274,10 @@ class _Trip:
             lease.instance.tell(CancelCall(lease.lease, "the node stops"))
             raise
         finally:
-            if not slot_held:
-                self.server.handle.tell(Release(lease.lease))
-            self.server.handle.tell(CallEnded(ok=ok))
+            if slot_held:
+                self.server.handle.tell(CallEnded(ok=False))
+            else:
+                self.server.handle.tell(Release(lease.lease, ok))
         if isinstance(answer, CallFailed):
             return self._with_times(answer.failure, lease, sent)
         return answer
@@ -313,6 +324,11 @@ class _Trip:
             started_seconds=lease.started_seconds,
             called_seconds=self.node.clock.monotonic() - sent,
         )
+
+
+def _was_refused(answer: Answer | CallFailure) -> bool:
+    """Tell whether the instance had begun to end before it was called, and so did nothing."""
+    return isinstance(answer, CallFailure) and answer.reason is Reason.STOPPING and answer.executed == "no"
 
 
 def _deserves_another_try(answer: Answer | CallFailure, entry: ToolEntry, server: Server) -> bool:

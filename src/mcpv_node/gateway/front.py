@@ -10,12 +10,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 import msgspec
 from loguru import logger
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.callers import Caller, Era
 from mcpv_node.actors.index_messages import SnapshotChanged
@@ -94,21 +93,18 @@ def make_caller(
     return Caller(principal=principal, client=name, key=routing, era=Era.LEGACY, turn=turn)
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerStep:
+class AnswerStep(Struct, frozen=True):
     """Write this answer."""
 
     data: bytes
     is_error: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class SilentStep:
+class SilentStep(Struct, frozen=True):
     """There is nothing to say: it was a notification or an answer."""
 
 
-@dataclass(frozen=True, slots=True)
-class CallStep:
+class CallStep(Struct, frozen=True):
     """Run this call with `run_call`; it is in flight from now on."""
 
     id: RawId
@@ -117,8 +113,7 @@ class CallStep:
     view: ToolView
 
 
-@dataclass(frozen=True, slots=True)
-class LearningStep:
+class LearningStep(Struct, frozen=True):
     """Run this too: what the request is about is being listed for the first time, so its answer has to wait."""
 
     id: RawId
@@ -189,7 +184,7 @@ class Front:
         return SILENT
 
     async def run_call(self, step: RunStep, emit: Callable[[bytes], None]) -> bytes | None:
-        """Make the call and return the answer; None when the client cancelled it. Runs in a task of its own.
+        """Make the call and return the answer; None when the client cancelled it. It may cancel the task it runs in.
 
         `emit` gets the progress notifications on the way.
         """
@@ -209,6 +204,7 @@ class Front:
             reply = await self._make(step, control, emit)
         except asyncio.CancelledError:
             if control.is_cancelled():
+                _carry_on()
                 return None
             raise
         except Exception as error:  # noqa: BLE001  (a request's border: the client gets no stack trace)
@@ -375,6 +371,13 @@ class Front:
             return
         if control is not None:
             control.cancel(_text_member(params, "reason") or "the client cancelled")
+
+
+def _carry_on() -> None:
+    """The cancellation was for the call, not for the task, which has an answer to write."""
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()
 
 
 def _refuse(request: Request, code: int, message: str) -> AnswerStep:

@@ -12,7 +12,7 @@ from mcpv_node.actors.kernel import ActorError, Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.settings import ServerName
 
-from .asgi import AsgiApp, AsgiMessage, Exchange, Receive, Scope, Send
+from .asgi import AsgiApp, Exchange, Receive, Scope, Send
 from .auth import (
     DEFAULT_AUTHORITY,
     Authority,
@@ -62,22 +62,15 @@ class HttpApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        started = False
-
-        async def note_start(message: AsgiMessage) -> None:
-            nonlocal started
-            started = True
-            await send(message)
-
-        exchange = Exchange(scope, receive, note_start)
+        exchange = Exchange(scope, receive, send)
         try:
             authority = await self._admit(exchange)
             if authority is not None:
-                await self._route(exchange, authority, receive, note_start)
+                await self._route(exchange, authority, receive)
         except ActorError as error:
             # An owner is being restarted, or the node is on its way down.
             logger.bind(path=exchange.path).warning("a request was not answered: {}", error)
-            if started:
+            if exchange.is_started:
                 raise
             await self._unavailable(exchange, "the node is busy with itself")
 
@@ -111,7 +104,7 @@ class HttpApp:
 
     # --- where it leads -------------------------------------------------------------------------
 
-    async def _route(self, exchange: Exchange, authority: Authority, receive: Receive, send: Send) -> None:
+    async def _route(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         path = exchange.path
         if self._closing:
             await self._unavailable(exchange, "the node is stopping")
@@ -120,7 +113,7 @@ class HttpApp:
         elif path in ("/healthz", "/readyz"):
             await self._health(exchange, is_good=self._is_good(path))
         elif path == "/metrics" or path == "/api" or path.startswith("/api/"):
-            await self._route_operator(exchange, authority, receive, send)
+            await self._route_operator(exchange, authority, receive)
         else:
             await exchange.problem(404, "there is nothing here")
 
@@ -135,9 +128,7 @@ class HttpApp:
             return
         await self.mcp.handle(exchange, Place(authority.principal, selector))
 
-    async def _route_operator(
-        self, exchange: Exchange, authority: Authority, receive: Receive, send: Send
-    ) -> None:
+    async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
         if authority.selector != EVERYTHING:
             await exchange.problem(403, "this token sees a part of the node only")
@@ -151,7 +142,7 @@ class HttpApp:
         elif self._rest is None:
             await self._unavailable(exchange, "this part of the node is still being loaded")
         else:
-            await self._rest(exchange.scope, receive, send)
+            await self._rest(exchange.scope, receive, exchange.send)
 
     async def _health(self, exchange: Exchange, *, is_good: bool) -> None:
         if not await self._is_read(exchange):

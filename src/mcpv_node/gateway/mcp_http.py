@@ -8,9 +8,9 @@ does not cancel its call: in this era it says so.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from typing import Final
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from mcpv_node.actors.kernel import Handle
@@ -64,8 +64,7 @@ MAX_KEY = 256
 _KEEPALIVE_COMMENT: Final = comment("keepalive")
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(Struct, frozen=True):
     """Who asks, and for which part of the node."""
 
     principal: str
@@ -184,6 +183,21 @@ class McpEndpoint:
                 await self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
+        if isinstance(step, CallStep) and step.call.progress_token is None:
+            await self._call_quietly(exchange, session, step)
+        else:
+            await self._call_with_progress(exchange, session, step)
+
+    async def _call_quietly(self, exchange: Exchange, session: Session, step: CallStep) -> None:
+        """Nothing comes before the reply, so the request waits for it itself; most calls are such."""
+        life = _SignsOfLife(exchange)
+        try:
+            reply = await session.front.run_call(step, _ignore)
+        finally:
+            await life.end()
+        await _finish(exchange, reply, is_streaming=life.is_streaming)
+
+    async def _call_with_progress(self, exchange: Exchange, session: Session, step: RunStep) -> None:
         progress = Outbox()
         task = asyncio.get_running_loop().create_task(session.front.run_call(step, progress.put))
 
@@ -193,23 +207,15 @@ class McpEndpoint:
             progress.close()
 
         task.add_done_callback(ended)
-        streaming = False
+        is_streaming = False
         try:
             while (item := await progress.next(KEEPALIVE)) is not Mark.CLOSED:
-                if not streaming:
-                    streaming = True
+                if not is_streaming:
+                    is_streaming = True
                     await exchange.start_events()
                 await exchange.send_event(_as_event(item))
             reply = task.result() if not task.cancelled() else _interrupted(step)
-            if not streaming and reply is not None:
-                await exchange.answer(200, reply)
-                return
-            if not streaming:
-                # A cancelled request has no answer, and a stream is what may end without one.
-                await exchange.start_events()
-            if reply is not None:
-                await exchange.send_event(encode_event(reply))
-            await exchange.end_events()
+            await _finish(exchange, reply, is_streaming=is_streaming)
         finally:
             # Only the door's own end gets here with the call under way: its bound for calls in hand is over.
             task.cancel("the node stops")
@@ -252,6 +258,53 @@ class McpEndpoint:
             await exchange.answer(204)
         else:
             await _refuse(exchange, 404, "there is no such session")
+
+
+class _SignsOfLife:
+    """Opens the stream of an answer that takes long, and keeps it open with comments until the answer is there."""
+
+    __slots__ = ("_exchange", "_loop", "_task", "_timer", "is_streaming")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self.is_streaming = False
+        self._exchange = exchange
+        self._loop = asyncio.get_running_loop()
+        self._task: asyncio.Task[None] | None = None
+        self._timer = self._loop.call_later(KEEPALIVE, self._begin)
+
+    async def end(self) -> None:
+        """Write no more from here on; what was begun has been written whole."""
+        self._timer.cancel()
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait((self._task,))
+
+    def _begin(self) -> None:
+        self._task = self._loop.create_task(self._show())
+
+    async def _show(self) -> None:
+        await self._exchange.start_events()
+        self.is_streaming = True
+        while True:
+            await self._exchange.send_event(_KEEPALIVE_COMMENT)
+            await asyncio.sleep(KEEPALIVE)
+
+
+def _ignore(_: bytes) -> None:
+    """What a call without a progress token has to say on the way: nothing."""
+
+
+async def _finish(exchange: Exchange, reply: bytes | None, *, is_streaming: bool) -> None:
+    """Answer with JSON, or end the stream with the answer; None: the client has cancelled."""
+    if not is_streaming and reply is not None:
+        await exchange.answer(200, reply)
+        return
+    if not is_streaming:
+        # A cancelled request has no answer, and a stream is what may end without one.
+        await exchange.start_events()
+    if reply is not None:
+        await exchange.send_event(encode_event(reply))
+    await exchange.end_events()
 
 
 def _as_event(item: bytes | Mark) -> bytes:

@@ -11,6 +11,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
+from msgspec import Struct
+
 from mcpv_node.actors.clients import Client, Register, Unregister
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, LoopActor, Request, answers, handles
@@ -105,8 +107,7 @@ class Open(Request[Opened | NotOpened]):
     initialize: RpcRequest
 
 
-@dataclass(frozen=True, slots=True)
-class Attach(Request[Session | None]):
+class Attach(Request[Session | None], Struct, frozen=True):
     """Use a session for one request or stream; None when there is none for this principal and selector.
 
     Everyone who was given the session tells `Detach` when done.
@@ -117,8 +118,7 @@ class Attach(Request[Session | None]):
     selector: Selector
 
 
-@dataclass(frozen=True, slots=True)
-class Detach:
+class Detach(Struct, frozen=True, gc=False):
     """The request or stream has ended."""
 
     id: SessionId

@@ -108,7 +108,8 @@ class StdioProcess:
         self._stderr: IO[bytes] | None = popen.stderr
         self._outgoing: deque[memoryview] = deque()
         self._unsent = 0
-        self._has_written = False  # in this turn of the loop
+        self._writes = 0  # in this turn of the loop
+        self._is_busy = False  # more than one write in the last turn that had any
         self._is_closing_stdin = False
         self._flush_timer: asyncio.TimerHandle | None = None
         self._is_paused = False
@@ -177,8 +178,11 @@ class StdioProcess:
             return False
         if not data:
             return True
-        if self._outgoing or self._has_written:
-            # What else is written in this turn of the loop goes out in one call, which costs more than its bytes.
+        self._writes += 1
+        if self._writes == 1:
+            self._loop.call_soon(self._end_turn)
+        if self._outgoing or self._writes > 1 or self._is_busy:
+            # What is written in one turn of the loop goes out in one call, which costs more than its bytes.
             self._keep(memoryview(data))
             return True
         try:
@@ -191,8 +195,6 @@ class StdioProcess:
             return False
         if sent < len(data):
             self._keep(memoryview(data)[sent:])
-        self._has_written = True
-        self._loop.call_soon(self._end_turn)
         return True
 
     def close_stdin(self, *, flush_timeout: float = FLUSH_TIMEOUT) -> None:
@@ -210,7 +212,8 @@ class StdioProcess:
         self._unsent += len(data)
 
     def _end_turn(self) -> None:
-        self._has_written = False
+        self._is_busy = self._writes > 1
+        self._writes = 0
         if self._outgoing:
             self._on_stdin_ready()
         if self._stdin is not None and self._outgoing:

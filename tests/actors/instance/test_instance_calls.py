@@ -15,6 +15,7 @@ from support.owners import run, turns, until
 from support.sessions import failure_of, session, text_of
 
 from mcpv_node.actors.instance import actor as instance_actor
+from mcpv_node.actors.instance import bad_lines
 from mcpv_node.actors.instance.messages import (
     Answer,
     CallFailed,
@@ -308,7 +309,7 @@ def test_a_reply_that_is_none_fails_its_call_and_three_in_a_row_replace_the_inst
 def test_garbage_instead_of_a_reply_fails_the_call_that_waits_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(instance_actor, "BAD_REPLY_PATIENCE", 0.1)
+    monkeypatch.setattr(bad_lines, "BAD_REPLY_PATIENCE", 0.1)
 
     async def main() -> None:
         async with session(tmp_path, GARBAGE_REPLY=1) as bad:

@@ -1,21 +1,26 @@
 """Whatever happens to a server type in whatever order, its promises hold; checked against a model of its own.
 
-The model knows leases and instances as simple tables and believes nothing but the actions it was given.
+The model knows leases, instances and bindings as simple tables and believes nothing but the actions it was given;
+what it cannot see from outside, a binding that was forgotten and an instance that drains, it reads and judges.
+A failure prints the blob with which it is replayed.
 """
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from msgspec.structs import replace
 from support.server_cores import FAR, Desk, make_policy
 
-from mcpv_node.actors.leases import StartCause
-from mcpv_node.actors.server_type import core, facts
-from mcpv_node.actors.server_type.facts import Action, Policy
+from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.leases import LeaseKind, StartCause
+from mcpv_node.actors.server_type import core, facts, seating
+from mcpv_node.actors.server_type.facts import SHARED_LANE, Action, Lane, Policy, State
 
 T = TypeVar("T")
 
@@ -26,17 +31,30 @@ CHANCES = st.floats(0, 1, exclude_max=True)
 # Round numbers, so that deadlines often fall together: that is where order matters.
 SECONDS = st.sampled_from([0.0, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0])
 
+STRATEGIES = st.sampled_from(["stateless", "stateful", "exclusive", "singleton", "persistent"])
+
+# Few, so that they meet each other.
+CLIENTS = st.sampled_from(["a", "a", "b", "c"])
+KEYS = st.sampled_from(["", "k", "k", "l", "m"])
+LANES = st.sampled_from([SHARED_LANE] * 4 + [Lane(ClientProfile("sampling")), Lane(owner="session")])
+KINDS = st.sampled_from([LeaseKind.CALL] * 5 + [LeaseKind.SUBSCRIPTION])
+
+# One client may be served twice while another could be: once for its old turn, once because it came first.
+MOST_PASSES = 2
+
 
 @st.composite
 def policies(draw: st.DrawFn) -> Policy:
-    max_instances = draw(st.integers(1, 4))
+    strategy = draw(STRATEGIES)
+    max_instances = 1 if strategy == "singleton" else draw(st.integers(1, 4))
     return make_policy(
         always_on=draw(st.booleans()),
         min_ready=draw(st.integers(0, 3)),
         max_instances=max_instances,
         max_concurrent=draw(st.integers(1, 3)),
         idle_seconds=draw(st.sampled_from([0.5, 5.0, 60.0])),
-        strategy=draw(st.sampled_from(["stateless", "persistent"])),
+        strategy=strategy,
+        binding_ttl=draw(st.sampled_from([0.0, 1.0, 10.0, 300.0])),
         queue_limit=draw(st.integers(1, 6)),
         queue_timeout=draw(st.sampled_from([0.0, 5.0, 30.0])),
         start_timeout=draw(st.sampled_from([5.0, 30.0])),
@@ -51,9 +69,42 @@ def policies(draw: st.DrawFn) -> Policy:
 class Peer:
     """An instance, as one outside of the server type sees it."""
 
+    lane: Lane = SHARED_LANE
     is_ready: bool = False
     is_leaving: bool = False
+    idle_since: float = 0.0
     calls: set[int] = field(default_factory=set[int])
+    kept: set[int] = field(default_factory=set[int])
+    abandoned: set[int] = field(default_factory=set[int])
+
+    @property
+    def leases(self) -> set[int]:
+        return self.calls | self.kept | self.abandoned
+
+    @property
+    def slots(self) -> int:
+        """How many are taken."""
+        return len(self.calls) + len(self.abandoned)
+
+    def end(self, lease: int, now: float) -> None:
+        for leases in (self.calls, self.kept, self.abandoned):
+            leases.discard(lease)
+        if not self.leases:
+            self.idle_since = now
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a lease was asked for with."""
+
+    client: str
+    key: str
+    lane: Lane
+    kind: LeaseKind
+
+    @property
+    def bound_by(self) -> tuple[str, Lane]:
+        return self.key, self.lane
 
 
 class ServerTypeMachine(RuleBasedStateMachine):
@@ -64,11 +115,17 @@ class ServerTypeMachine(RuleBasedStateMachine):
         self.desk = Desk()
         self.waiting: list[int] = []
         self.deadlines: dict[int, float] = {}
+        self.asked: dict[int, Asked] = {}
+        self.bound: dict[tuple[str, Lane], str] = {}
+        self.used_at: dict[tuple[str, Lane], float] = {}
+        self.keyed: set[int] = set()
+        self.passes: dict[str, Counter[str]] = defaultdict(Counter[str])
         self.granted: dict[int, str] = {}
         self.over: set[int] = set()
         self.peers: dict[str, Peer] = {}
         self.names: set[str] = set()
         self.next_lease = 1
+        self.may_share_keys = False  # it was not always exclusive
         self.client_count = 0
 
     @initialize(policy=policies())
@@ -77,12 +134,31 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     # --- what happens ---------------------------------------------------------------------------
 
-    @rule(cause=CAUSES, within=st.sampled_from([0.0, 1.0, 5.0, 20.0, FAR]))
-    def acquire(self, cause: StartCause, within: float) -> None:
+    @rule(
+        cause=CAUSES,
+        within=st.sampled_from([0.0, 1.0, 5.0, 20.0, FAR, FAR]),
+        client=CLIENTS,
+        key=KEYS,
+        lane=LANES,
+        kind=KINDS,
+    )
+    def acquire(
+        self,
+        cause: StartCause,
+        within: float,
+        client: str = "a",
+        key: str = "",
+        lane: Lane = SHARED_LANE,
+        kind: LeaseKind = LeaseKind.CALL,
+    ) -> None:
         lease, self.next_lease = self.next_lease, self.next_lease + 1
+        is_probe = cause is StartCause.BOOTSTRAP
+        self.asked[lease] = Asked(client, "" if is_probe else key, lane, kind)
         self.waiting.append(lease)
         self.deadlines[lease] = self.desk.now + within
-        self.take(self.desk.acquire(lease, cause=cause, within=within))
+        self.take(
+            self.desk.acquire(lease, cause=cause, within=within, client=client, key=key, lane=lane, kind=kind)
+        )
 
     @rule(choice=st.integers(0))
     @precondition(lambda self: self.waiting or self.granted)
@@ -104,9 +180,67 @@ class ServerTypeMachine(RuleBasedStateMachine):
         if lease in self.waiting:
             self.waiting.remove(lease)
         elif lease in self.granted:
-            self.peers[self.granted.pop(lease)].calls.remove(lease)
+            self.peers[self.granted.pop(lease)].end(lease, self.desk.now)
+            if lease in self.keyed:
+                self.used_at[self.asked[lease].bound_by] = self.desk.now
+                self.keyed.remove(lease)
         self.over.add(lease)
         self.take(self.desk.release(lease))
+
+    @rule(choice=st.integers(0))
+    @precondition(lambda self: any(peer.calls for peer in self.peers.values()))
+    def abandon(self, choice: int) -> None:
+        lease = self.pick(sorted(lease for peer in self.peers.values() for lease in peer.calls), choice)
+        peer = self.peers[self.granted[lease]]
+        peer.calls.remove(lease)
+        peer.abandoned.add(lease)
+        self.take(self.desk.abandon(lease))
+
+    @rule(policy=policies())
+    def reconfigure(self, policy: Policy) -> None:
+        """All settings at once; what was bound by a strategy without bindings is bound no more."""
+        if not policy.sticky:
+            self.bound.clear()
+            self.keyed.clear()
+        self.may_share_keys = self.desk.policy.strategy != "exclusive"
+        self.take(self.desk.reconfigure(policy))
+
+    @rule(
+        change=st.sampled_from(
+            [("max_instances", 1), ("max_instances", 4), ("max_concurrent", 1), ("max_concurrent", 3)]
+        )
+    )
+    def reconfigure_one(self, change: tuple[str, int]) -> None:
+        if self.desk.policy.strategy != "singleton":
+            self.take(self.desk.reconfigure(replace(self.desk.policy, **dict([change]))))
+
+    @rule()
+    @precondition(lambda self: self.peers)
+    def lose_the_state(self) -> None:
+        """A second crash: everything is made anew from the instances that live; whoever waited asks anew."""
+        self.over.update(self.waiting)
+        self.waiting.clear()
+        self.bound.clear()
+        self.keyed.clear()
+        self.passes.clear()
+        old = self.desk.state
+        self.desk.state = State(since=self.desk.now, warm=True, serial=old.serial)
+        self.desk.policy = replace(self.desk.policy, strategy="stateless")
+        for name, peer in list(self.peers.items()):
+            for lease in peer.kept:
+                del self.granted[lease]
+                self.over.add(lease)
+            peer.kept.clear()
+            peer.lane = SHARED_LANE
+            peer.idle_since = self.desk.now
+            self.take(self.desk.found(number(name), ready=False))
+        for name, peer in list(self.peers.items()):
+            if peer.is_leaving:
+                self.take(self.desk.retire(number(name), at_fault=False))
+            elif peer.is_ready:
+                busy, abandoned = tuple(sorted(peer.calls)), tuple(sorted(peer.abandoned))
+                self.take(self.desk.found(number(name), busy=busy, abandoned=abandoned))
+        self.take(self.desk.clients(self.client_count))
 
     @rule(
         choice=st.integers(0),
@@ -118,16 +252,22 @@ class ServerTypeMachine(RuleBasedStateMachine):
         name = self.pick(self.starting(), choice)
         if outcome == "ready":
             self.peers[name].is_ready = True
+            self.peers[name].idle_since = self.desk.now
             self.take(self.desk.ready(number(name)))
         else:
             del self.peers[name]
             self.take(self.desk.fail(number(name), fatal=outcome == "fatal", chance=chance))
 
-    @rule(calls=st.integers(1, 6))
-    def be_busy(self, calls: int) -> None:
+    @rule(
+        calls=st.integers(1, 6),
+        keys=st.lists(KEYS, min_size=1, max_size=3),
+        clients=st.lists(CLIENTS, min_size=1, max_size=3),
+    )
+    def be_busy(self, calls: int, keys: list[str], clients: list[str]) -> None:
         """Many callers at once, and whatever starts for them is ready at once."""
-        for _ in range(calls):
-            self.acquire(StartCause.TOOL_CALL, FAR)
+        for call in range(calls):
+            key, client = keys[call % len(keys)], clients[call % len(clients)]
+            self.acquire(StartCause.TOOL_CALL, FAR, client, key)
         for _ in range(len(self.starting())):
             self.end_a_start(0, "ready", 0.0)
 
@@ -143,9 +283,11 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     def exit(self, name: str, chance: float) -> None:
         peer = self.peers.pop(name)
-        for lease in peer.calls:
+        for lease in peer.leases:
             del self.granted[lease]
             self.over.add(lease)
+            self.keyed.discard(lease)
+        self.bound = {key: held for key, held in self.bound.items() if held != name}
         self.take(self.desk.exit(number(name), asked=peer.is_leaving, chance=chance))
 
     @rule(choice=st.integers(0), at_fault=st.booleans())
@@ -195,32 +337,119 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     def take(self, actions: list[Action]) -> None:
         """Do what was decided, and check that it may be done."""
+        self.forget_what_expired()
         for action in actions:
             match action:
                 case facts.Start():
-                    assert action.id not in self.names, "a name is used once"
-                    self.names.add(action.id)
-                    self.peers[action.id] = Peer()
-                    needed = -(-len(self.waiting) // self.desk.policy.max_concurrent)
-                    wanted = max(needed, 1, self.warm_count())
-                    assert len(self.starting()) <= wanted, "no more starts than somebody needs"
-                    assert self.is_open()
+                    self.begin(action)
                 case facts.Stop():
-                    assert not self.peers[action.id].is_leaving
-                    self.peers[action.id].is_leaving = True
+                    self.leave(action)
                 case facts.Grant():
-                    assert int(action.lease) == self.waiting.pop(0), "first come, first served"
-                    peer = self.peers[action.id]
-                    assert peer.is_ready
-                    assert not peer.is_leaving
-                    assert self.is_open()
-                    peer.calls.add(int(action.lease))
-                    self.granted[int(action.lease)] = action.id
+                    self.grant(int(action.lease), action.id)
                 case facts.Refuse():
                     self.waiting.remove(int(action.lease))
                     self.over.add(int(action.lease))
                 case facts.Changed():
                     assert action.reason
+
+    def begin(self, start: facts.Start) -> None:
+        assert start.id not in self.names, "a name is used once"
+        assert self.is_open()
+        self.names.add(start.id)
+        self.peers[start.id] = Peer(start.lane)
+        assert len(self.peers) <= self.desk.policy.max_instances
+        starting = sum(self.peers[name].lane == start.lane for name in self.starting())
+        without_callers = max(1, self.warm_count()) if start.lane == SHARED_LANE else 0
+        assert starting <= max(self.needed(start.lane), without_callers), "no more starts than somebody needs"
+
+    def leave(self, stop: facts.Stop) -> None:
+        peer = self.peers[stop.id]
+        assert not peer.is_leaving
+        peer.is_leaving = True
+        is_bound = stop.id in self.bound.values()
+        if stop.reason in ("idle", "it gives way to other clients", "its lists are learnt"):
+            assert not peer.leases
+        if stop.reason == "idle":
+            assert not is_bound, "an instance is kept for its keys"
+        if stop.reason == "it gives way to other clients":
+            assert self.waiting
+            patience = self.desk.policy.idle_seconds if is_bound else 0.0
+            assert self.desk.now >= peer.idle_since + patience, "a key has its time"
+
+    def grant(self, lease: int, name: str) -> None:
+        asked, peer, policy = self.asked[lease], self.peers[name], self.desk.policy
+        assert self.is_open()
+        assert name in self.serving()
+        assert peer.lane == asked.lane, "lanes never cross"
+        assert peer.slots < policy.max_concurrent
+        earlier = self.waiting[: self.waiting.index(lease)]
+        mine = [other for other in earlier if self.asked[other].client == asked.client]
+        assert not any(self.seats_of(other) for other in mine), "first come, first served"
+        self.count_passes(asked.client)
+        if policy.sticky and asked.key:
+            assert name in self.seats_of(lease), "a key goes where it is bound, and to no other's instance"
+            if self.bound.get(asked.bound_by) != name:
+                self.used_at[asked.bound_by] = self.desk.now
+            self.bound[asked.bound_by] = name
+            self.keyed.add(lease)
+        self.waiting.remove(lease)
+        self.granted[lease] = name
+        (peer.calls if asked.kind is LeaseKind.CALL else peer.kept).add(lease)
+
+    def count_passes(self, client: str) -> None:
+        """One more of this client is served: whoever could have been instead has been passed over."""
+        could = {self.asked[lease].client for lease in self.waiting if self.seats_of(lease)} - {client}
+        for other in list(self.passes):
+            if other not in could:
+                del self.passes[other]
+        for other in could:
+            self.passes[other][client] += 1
+            assert self.passes[other][client] <= MOST_PASSES, "clients take turns"
+
+    def forget_what_expired(self) -> None:
+        """A binding may be forgotten when its time is over and no call with its key runs or waits."""
+        in_use = {self.asked[lease].bound_by for lease in (*self.keyed, *self.waiting)}
+        ttl = self.desk.policy.binding_ttl
+        for bound_by in list(self.bound):
+            if seating.key_in_lane(*bound_by) in self.desk.state.bindings:
+                continue
+            assert bound_by not in in_use
+            is_over = ttl > 0 and self.desk.now >= self.used_at[bound_by] + ttl
+            assert is_over or self.may_share_keys
+            del self.bound[bound_by]
+
+    def seats_of(self, lease: int) -> list[str]:
+        """Where it could sit now."""
+        asked, policy = self.asked[lease], self.desk.policy
+        draining = {it.id for it in self.desk.state.instances if it.drain_until is not None}
+        serving = [
+            name for name in self.serving() if self.peers[name].lane == asked.lane and name not in draining
+        ]
+        if policy.sticky and asked.key:
+            bound = self.bound.get(asked.bound_by)
+            if bound in serving:
+                serving = [bound]
+            elif policy.strategy == "exclusive":
+                serving = [name for name in serving if name not in self.bound.values()]
+        elif policy.strategy == "exclusive":
+            serving = [name for name in serving if name not in self.bound.values()]
+        return [name for name in serving if self.peers[name].slots < policy.max_concurrent]
+
+    def needed(self, lane: Lane) -> int:
+        """How many new instances the waiters of a lane can use."""
+        policy = self.desk.policy
+        keys: set[str] = set()
+        seats = 0
+        for lease in self.waiting:
+            asked = self.asked[lease]
+            if asked.lane != lane or (policy.sticky and self.bound.get(asked.bound_by) in self.serving()):
+                continue
+            if policy.sticky and asked.key:
+                keys.add(asked.key)
+            else:
+                seats += 1
+        total = len(keys) + seats
+        return total if policy.strategy == "exclusive" else -(-total // policy.max_concurrent)
 
     def is_open(self) -> bool:
         state = self.desk.state
@@ -248,15 +477,19 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_caps_hold(self) -> None:
-        assert len(self.peers) <= self.desk.policy.max_instances
-        assert all(len(peer.calls) <= self.desk.policy.max_concurrent for peer in self.peers.values())
+        """Also a cap that has become lower: what is too much serves no more."""
+        serving = [it for it in self.desk.state.instances if it.serves or it.starts]
+        assert len([it for it in serving if it.drain_until is None]) <= self.desk.policy.max_instances
 
     @invariant()
     def it_knows_what_is(self) -> None:
         state = self.desk.state
         assert [int(waiter.lease) for waiter in state.waiters] == self.waiting
-        assert {it.id: set(map(int, it.busy)) for it in state.instances} == {
-            name: peer.calls for name, peer in self.peers.items()
+        assert {it.id: (set(it.busy), set(it.kept), set(it.abandoned)) for it in state.instances} == {
+            name: (peer.calls, peer.kept, peer.abandoned) for name, peer in self.peers.items()
+        }
+        assert {it.id: it.lane for it in state.instances} == {
+            name: peer.lane for name, peer in self.peers.items()
         }
         assert {it.id for it in state.instances if it.stopping} == {
             name for name, peer in self.peers.items() if peer.is_leaving
@@ -264,9 +497,23 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     @invariant()
     def nobody_waits_for_a_slot_that_is_free(self) -> None:
-        if self.waiting and self.is_open():
-            full = self.desk.policy.max_concurrent
-            assert all(len(self.peers[name].calls) >= full for name in self.serving())
+        if self.is_open():
+            assert not any(self.seats_of(lease) for lease in self.waiting)
+
+    @invariant()
+    def bindings_are_those_that_were_made(self) -> None:
+        made = {seating.key_in_lane(*bound_by): name for bound_by, name in self.bound.items()}
+        assert {key: binding.instance for key, binding in self.desk.state.bindings.items()} == made
+        assert set(made.values()) <= set(self.peers)
+
+    @invariant()
+    def an_exclusive_instance_has_one_key(self) -> None:
+        if self.desk.policy.strategy == "exclusive" and not self.may_share_keys:
+            assert len(set(self.bound.values())) == len(self.bound)
+
+    @invariant()
+    def turns_are_of_those_who_wait(self) -> None:
+        assert set(self.desk.state.turns) == {self.asked[lease].client for lease in self.waiting}
 
     @invariant()
     def nobody_waits_where_nothing_can_come(self) -> None:
@@ -322,5 +569,9 @@ def number(name: str) -> int:
 
 TestServerType = ServerTypeMachine.TestCase
 TestServerType.settings = settings(
-    max_examples=400, stateful_step_count=50, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+    max_examples=400,
+    stateful_step_count=50,
+    deadline=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
 )

@@ -762,8 +762,9 @@ def test_the_report_has_everything_that_is_known(tmp_path: Path) -> None:
             await second
             waiting = await fs.acquire()
             await turns()
-            for ok in (True, True, False):
-                fs.server.tell(CallEnded(ok))
+            for ok in (True, True):
+                fs.server.tell(Release(new_lease_id(), ok))
+            fs.server.tell(CallEnded(ok=False))
 
             report = await fs.ask(Why())
 
