@@ -6,6 +6,7 @@ never refused for want of room, and one meant for an earlier incarnation of the 
 
 from __future__ import annotations
 
+import abc
 import itertools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -111,30 +112,33 @@ class ChildKeeper(LoopActor[None]):
 
     # --- what the two kinds decide --------------------------------------------------------------
 
+    @abc.abstractmethod
     def children(self) -> tuple[ChildStatus, ...]:
         """Every child in start order. On the loop's thread only."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _consult(self, heard: Input) -> None:
         """Decide about `heard` and perform what follows."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _on_give_up(self, action: GiveUp) -> None:
-        raise NotImplementedError
+        """Restarting does not cure a child."""
 
+    @abc.abstractmethod
     def _on_finish(self, reason: ExitReason) -> None:
-        raise NotImplementedError
+        """All children have ended, and the keeper is to end with this reason."""
 
+    @abc.abstractmethod
     def _has(self, child_id: str) -> bool:
         """Whether there is a child with this id."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _default_restart(self) -> Restart:
-        raise NotImplementedError
+        """What a child spec that says nothing means."""
 
+    @abc.abstractmethod
     def _refusal(self, spec: ChildSpec) -> str | None:
         """Why this spec cannot be added, whatever the children are at the moment."""
-        raise NotImplementedError
 
     def _closed(self, child_id: str, reason: ExitReason) -> None:
         """A child has ended for good."""

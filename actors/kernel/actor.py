@@ -15,6 +15,7 @@ outcomes are reply values. What it has assigned to `self.estate` counts once the
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import inspect
@@ -291,16 +292,17 @@ class KernelActor(pykka.Actor, Generic[E]):
         cell.system.enter(self)
         cell.system.loop.call_soon(self._boot)
 
+    @abc.abstractmethod
     def drain(self) -> None:
         """Read a batch from the mailbox. The loop calls this once per arming."""
-        raise NotImplementedError
 
     def read_now(self, letter: Letter) -> bool:
         """Read this letter now, after what came before it; False if it was not."""
         return False
 
+    @abc.abstractmethod
     def _boot(self) -> None:
-        raise NotImplementedError
+        """Run `on_start` where handlers run."""
 
     def _invoke(self, letter: Letter) -> Any:
         """Run the handler for one letter and return its result."""

@@ -92,6 +92,8 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             state = _abandon(state, event.lease)
         case Found():
             state = _found(state, event, now)
+            if not event.ready:
+                return state, actions  # others may be found next: nothing is started beside them meanwhile
         case BecameReady():
             state = _change(state, event.id, lambda it: _made_ready(it, now))
         case StartFailed():

@@ -19,7 +19,6 @@ import asyncio
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -137,14 +136,6 @@ class NodeOptions:
     clock: Clock = field(default_factory=SystemClock)
 
 
-@dataclass(frozen=True, slots=True)
-class ServeOutcome:
-    """How a node ended: `ok` is as asked."""
-
-    ok: bool
-    message: str
-
-
 StopHow = Literal["drain", "now", "kill"]
 
 
@@ -204,7 +195,7 @@ class NodeRuntime:
         both: set[asyncio.Future[Any]] = {started, self._root_ended}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self._root_ended.done():
-            raise StartRefused(_first_fault(self._root_ended.result()))
+            raise StartRefused(first_fault(self._root_ended.result()))
         node_file = self._node_file(token_file)
         write_node_file(self._options.state_dir, node_file)
         return node_file
@@ -575,79 +566,6 @@ def _with_address(settings: NodeSettings, http: str | None) -> NodeSettings:
     return settings if http is None else replace(settings, listen=replace(settings.listen, http=http))
 
 
-def _first_fault(reason: ExitReason) -> str:
+def first_fault(reason: ExitReason) -> str:
+    """What went wrong at the bottom, in its own words."""
     return reason.root_cause if isinstance(reason, Crashed) else str(reason)
-
-
-class StopSwitch:
-    """Asks a serving node to stop, from any thread and from a signal handler."""
-
-    def __init__(self) -> None:
-        self._asked: list[StopHow] = []
-        self._wake: Callable[[], None] = lambda: None
-
-    def request(self, how: StopHow = "drain") -> None:
-        """Each request may only be more urgent than the one before: drain, now, kill."""
-        self._asked.append(how)
-        self._wake()
-
-    def connect(self, wake: Callable[[], None]) -> None:
-        """Have `wake` called at every request; at once if there was one already."""
-        self._wake = wake
-        if self._asked:
-            wake()
-
-    def take(self) -> StopHow | None:
-        """The most urgent request so far, or None."""
-        for how in ("kill", "now", "drain"):
-            if how in self._asked:
-                return how
-        return None
-
-
-async def serve(
-    options: NodeOptions, *, on_ready: Callable[[NodeFile], None], switch: StopSwitch
-) -> ServeOutcome:
-    """Run a node until the switch is pressed or its root gives up. Raises StartRefused."""
-    loop = asyncio.get_running_loop()
-    pressed = asyncio.Event()
-
-    def wake() -> None:
-        # A signal may come when the node has stopped and its loop is gone.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(pressed.set)
-
-    switch.connect(wake)
-    node = NodeRuntime(options)
-    try:
-        on_ready(await node.start(switch.request))
-        ended = loop.create_task(node.wait_ended())
-        stop = loop.create_task(_stop_as_asked(node, switch, pressed))
-        await asyncio.wait({ended, stop}, return_when=asyncio.FIRST_COMPLETED)
-        if switch.take() is None:
-            stop.cancel()
-            return ServeOutcome(False, f"the node gave up: {_first_fault(await ended)}")
-        await stop
-        return ServeOutcome(True, "stopped")
-    finally:
-        await node.stop("now")
-        node.system.close()
-
-
-async def _stop_as_asked(node: NodeRuntime, switch: StopSwitch, pressed: asyncio.Event) -> None:
-    await pressed.wait()
-    pressed.clear()
-    loop = asyncio.get_running_loop()
-    stopping = loop.create_task(node.stop(switch.take() or "drain"))
-    while not stopping.done():
-        more = loop.create_task(pressed.wait())
-        await asyncio.wait({stopping, more}, return_when=asyncio.FIRST_COMPLETED)
-        more.cancel()
-        if stopping.done():
-            break
-        pressed.clear()
-        if switch.take() == "kill":
-            # What runs on is ended by the guard, whose pipe closes with us.
-            os._exit(1)
-        node.hurry()
-    await stopping

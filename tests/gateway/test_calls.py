@@ -165,6 +165,35 @@ def test_only_a_tool_that_may_be_repeated_gets_a_second_try(
     run(main)
 
 
+def test_a_slot_of_an_instance_that_had_begun_to_end_is_given_back_for_another(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with fake_node(tmp_path) as node:
+            node.instances["alpha"].refusing = 2
+            reply = await make(node, "alpha_echo")
+            kind = node.types["alpha"]
+            await until(lambda: len(kind.released) == 3)
+
+        assert b'"sent":{"name":"echo"}' in bytes(reply.result or b"")
+        assert kind.released == [acquired.lease for acquired in kind.acquired]
+        assert kind.ended == [True]  # the others were no calls
+        assert 'mcpv_calls_total{outcome="ok",server="alpha"} 1.0' in outcomes(node)
+
+    run(main)
+
+
+def test_instances_that_end_as_fast_as_they_are_given_do_not_keep_a_caller_for_ever(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with fake_node(tmp_path) as node:
+            node.instances["alpha"].refusing = 10_000
+            error = error_of(await make(node, "alpha_echo"))
+
+        assert error["data"]["reason"] == "instance_died"
+        assert error["data"]["executed"] == "no"
+        assert node.instances["alpha"].calls == []
+
+    run(main)
+
+
 def test_a_cancelled_caller_has_the_server_told_and_the_slot_seen_to(tmp_path: Path) -> None:
     async def main() -> None:
         async with fake_node(tmp_path) as node:

@@ -12,7 +12,7 @@ from support.fakes import FakeClock
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import CountSessions, Sessions, SessionsMessage
-from mcpv_node.gateway.sessions import Attach, Detach, Expire, NotOpened, Open, Opened, Session
+from mcpv_node.gateway.sessions import Attach, Expire, NotOpened, Open, Opened, Session
 from mcpv_node.protocol import RawId, Request
 from mcpv_node.settings import NodeLimits
 from mcpv_node.telemetry import EventKind
@@ -33,7 +33,7 @@ async def open_one(table: Handle[SessionsMessage], *, stay: bool = False) -> Ses
     opened = await try_to_open(table)
     assert isinstance(opened, Opened)
     if not stay:
-        table.tell(Detach(opened.session.id))
+        opened.session.detach(opened.session.idle_since)
     return opened.session
 
 
@@ -72,7 +72,7 @@ def test_a_session_expires_after_its_last_use_has_ended(tmp_path: Path) -> None:
         clock.advance(1000)
         table.tell(Expire())
         assert await table.ask(CountSessions(), 5) == 1
-        table.tell(Detach(session.id))
+        session.detach(clock.monotonic())
         assert await table.ask(CountSessions(), 5) == 1
         clock.advance(99)
         table.tell(Expire())

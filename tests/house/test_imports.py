@@ -36,12 +36,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "gateway": ALIVE,
     "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir"},
     "embedding": ALIVE | {"supervisors", "gateway", "node", "node_file"},
-    "cli": ALIVE | {"supervisors", "gateway", "node", "node_file", "embedding", "client"},
+    "cli": ALIVE | {"supervisors", "gateway", "node", "serving", "node_file", "embedding", "client"},
     # Small programs of their own: what the default config runs, and what talks to a node from outside.
     "servers": frozenset({"protocol"}),
     "client": BOTTOM | {"node_file"},
     # How to reach a node: written by it, read by what talks to it.
     "node_file": frozenset(),
+    "serving": frozenset({"node", "node_file"}),
     "state_dir": frozenset(),
     "version": frozenset(),
     # The package's public names come from embedding; the program's from cli.

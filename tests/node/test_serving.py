@@ -14,8 +14,8 @@ from support.leaks import take_census, wait_until_settled
 from support.nodes import BadServer
 from support.processes import group_members
 
-from mcpv_node.node import NodeOptions, ServeOutcome, StartRefused, StopSwitch, serve
 from mcpv_node.node_file import NodeFile
+from mcpv_node.serving import NodeOptions, ServeOutcome, StartRefused, StopSwitch, serve
 from mcpv_node.state_dir import lock_state_dir, unlock_state_dir
 
 

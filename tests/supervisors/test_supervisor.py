@@ -141,7 +141,8 @@ def test_a_failing_start_stops_those_already_started_and_fails_the_supervisor(
 
         assert isinstance(reason, Crashed)
         assert "child c failed to start: crashed: ValueError('no start')" in reason.error
-        assert company.over()[-2:] == ["root.b", "root.a"]
+        # The end of who crashed is seen before its thread has run its last hook, which may be at any time.
+        assert [name for name in company.over() if name != "root.c"] == ["root.b", "root.a"]
 
     perform(scenario)
 

@@ -101,11 +101,17 @@ class FakeInstance(LoopActor[None]):
         self.calls: list[Call] = []
         self.sent: list[bytes] = []
         self.dying = {"dies"}
+        self.refusing = 0  # so many of the next calls come when it has begun to end
         self.cancelled: list[CancelCall] = []
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
+        if self.refusing:
+            self.refusing -= 1
+            return CallFailed(
+                CallFailure(reason=Reason.STOPPING, message="it ends", server=self.name, executed="no")
+            )
         self.calls.append(call)
         params = bytes(call.params_to_send(None) or b"{}")
         self.sent.append(params)

@@ -20,7 +20,7 @@ from .announce import announce, report_ready
 from .common import OK, CommandFailed, common_options, config_failure, invocation
 
 if TYPE_CHECKING:
-    from mcpv_node.node import StopSwitch
+    from mcpv_node.serving import StopSwitch
 
 NO_TOKEN = "none"
 
@@ -125,7 +125,7 @@ def _run(
     # All that a node is made of: only a command that runs one pays for it.
     import uvloop
 
-    from mcpv_node.node import NodeOptions, StartRefused, StopSwitch, serve
+    from mcpv_node.serving import NodeOptions, StartRefused, StopSwitch, serve
 
     _configure_logging(loaded, log_level)
     for warning in loaded.warnings:

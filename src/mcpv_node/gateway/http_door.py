@@ -28,6 +28,7 @@ from .auth import check_exposure
 from .http import HttpApp
 from .services import DoorServices
 from .sessions import SessionsMessage
+from .wire import WholeAnswers
 
 # What a server may need for the calls it has when it is drained, by default; `drainTimeoutSeconds` may say more.
 DRAIN_BOUND = 30.0
@@ -113,7 +114,7 @@ class HttpDoor(LoopActor[BoundAddress]):
         self._server = _Server(
             uvicorn.Config(
                 app,
-                http="httptools",
+                http=WholeAnswers,
                 ws="none",
                 lifespan="off",
                 interface="asgi3",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
+from weakref import WeakValueDictionary
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -39,7 +40,6 @@ from .services import DoorServices
 from .sessions import (
     Attach,
     Close,
-    Detach,
     NotOpened,
     Open,
     Session,
@@ -79,6 +79,12 @@ class McpEndpoint:
         self._sessions = sessions
         self._limits = services.node.settings.limits
         self._streams: set[Outbox] = set()
+        # Weakly: the table is its owner's, and what has left it is not kept here.
+        self._known: WeakValueDictionary[SessionId, Session] = WeakValueDictionary()
+
+    @property
+    def _now(self) -> float:
+        return self._services.node.clock.monotonic()
 
     def close_streams(self) -> None:
         """End every stream that would stay open by itself; calls go on."""
@@ -134,7 +140,7 @@ class McpEndpoint:
         try:
             await self._in_session(exchange, session, message)
         finally:
-            self._sessions.tell(Detach(session.id))
+            session.detach(self._now)
 
     async def _initialize(self, exchange: Exchange, place: Place, request: Request) -> None:
         opened = await self._sessions.ask(Open(place.principal, place.selector, request), SESSION_BOUND)
@@ -143,12 +149,13 @@ class McpEndpoint:
             await exchange.answer(200, answer)
             return
         session_id = opened.session.id
+        self._known[session_id] = opened.session
         try:
             await exchange.answer(
                 200, opened.answer.data, headers=[(SESSION_HEADER, session_id.encode("ascii"))]
             )
         finally:
-            self._sessions.tell(Detach(session_id))
+            opened.session.detach(self._now)
 
     async def _attach(self, exchange: Exchange, place: Place, id: RawId | None) -> Session | None:
         """Find the session a request names; when it may not be used, the answer has been given."""
@@ -161,11 +168,18 @@ class McpEndpoint:
         if not name:
             await _refuse(exchange, 400, "Mcp-Session-Id is missing; initialize comes first", id=id)
             return None
+        session_id = SessionId(name)
+        known = self._known.get(session_id)
+        if known is not None and known.is_for(place.principal, place.selector):
+            known.attach()
+            return known
         session = await self._sessions.ask(
-            Attach(SessionId(name), place.principal, place.selector), SESSION_BOUND
+            Attach(session_id, place.principal, place.selector), SESSION_BOUND
         )
         if session is None:
             await _refuse(exchange, 404, "there is no such session; initialize a new one", id=id)
+        else:
+            self._known[session_id] = session
         return session
 
     async def _in_session(self, exchange: Exchange, session: Session, message: Message) -> None:
@@ -244,7 +258,7 @@ class McpEndpoint:
             gone.cancel()
             self._streams.discard(stream)
             session.leave_stream(stream)
-            self._sessions.tell(Detach(session.id))
+            session.detach(self._now)
 
     async def _delete(self, exchange: Exchange, place: Place) -> None:
         name = exchange.header(SESSION_HEADER)

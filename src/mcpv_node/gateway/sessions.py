@@ -11,8 +11,6 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
-from msgspec import Struct
-
 from mcpv_node.actors.clients import Client, Register, Unregister
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, LoopActor, Request, answers, handles
@@ -43,7 +41,7 @@ ERA = "legacy"
 class Session:
     """One client's session: its conversation and the stream for what it did not ask for."""
 
-    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "outbox", "users")
+    __slots__ = ("__weakref__", "consumer", "ended", "front", "id", "idle_since", "outbox", "users")
 
     def __init__(self, session_id: SessionId, *, now: float) -> None:
         self.id = session_id
@@ -52,6 +50,19 @@ class Session:
         self.front: Front
         self.ended = False
         self.users = 0  # requests and streams that are open now
+        self.idle_since = now
+
+    def is_for(self, principal: str, selector: Selector) -> bool:
+        """Whether it is of any use to this principal on this path."""
+        return not self.ended and self.front.principal == principal and self.front.selector == selector
+
+    def attach(self) -> None:
+        """One more request or stream uses it, so it is not idle; everyone who attaches detaches when done."""
+        self.users += 1
+
+    def detach(self, now: float) -> None:
+        """The request or stream has ended."""
+        self.users -= 1
         self.idle_since = now
 
     def notify(self, message: bytes) -> None:
@@ -107,21 +118,17 @@ class Open(Request[Opened | NotOpened]):
     initialize: RpcRequest
 
 
-class Attach(Request[Session | None], Struct, frozen=True):
+@dataclass(frozen=True, slots=True)
+class Attach(Request[Session | None]):
     """Use a session for one request or stream; None when there is none for this principal and selector.
 
-    Everyone who was given the session tells `Detach` when done.
+    Everyone who was given the session calls its `detach` when done. Who keeps it attaches again without asking,
+    as long as it has not ended: that costs a request nothing.
     """
 
     id: SessionId
     principal: str
     selector: Selector
-
-
-class Detach(Struct, frozen=True, gc=False):
-    """The request or stream has ended."""
-
-    id: SessionId
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +150,7 @@ class CountSessions(Request[int]):
     """How many there are."""
 
 
-SessionsMessage: TypeAlias = Open | Attach | Detach | Close | Expire | CountSessions
+SessionsMessage: TypeAlias = Open | Attach | Close | Expire | CountSessions
 
 
 class Sessions(LoopActor[dict[SessionId, Session]]):
@@ -207,15 +214,8 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
     def _on_attach(self, request: Attach) -> Session | None:
         session = self._find(request.id, request.principal, request.selector)
         if session is not None:
-            session.users += 1
+            session.attach()
         return session
-
-    @handles(Detach)
-    def _on_detach(self, message: Detach) -> None:
-        session = self._sessions.get(message.id)
-        if session is not None:
-            session.users -= 1
-            session.idle_since = self._node.clock.monotonic()
 
     @answers(Close)
     def _on_close(self, request: Close) -> bool:
@@ -235,9 +235,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
 
     def _find(self, session_id: SessionId, principal: str, selector: Selector) -> Session | None:
         session = self._sessions.get(session_id)
-        if session is None or session.front.principal != principal or session.front.selector != selector:
-            return None
-        return session
+        return session if session is not None and session.is_for(principal, selector) else None
 
     def _expire(self) -> None:
         oldest = self._node.clock.monotonic() - self._node.settings.limits.session_idle_seconds

@@ -226,16 +226,22 @@ class ServerTypeMachine(RuleBasedStateMachine):
         old = self.desk.state
         self.desk.state = State(since=self.desk.now, warm=True, serial=old.serial)
         self.desk.policy = replace(self.desk.policy, strategy="stateless")
+        leaving = self.leaving()
         for name, peer in list(self.peers.items()):
-            for lease in peer.kept:
+            peer.is_leaving = False
+            for lease in peer.leases if name in leaving else peer.kept:
                 del self.granted[lease]
                 self.over.add(lease)
             peer.kept.clear()
+            if name in leaving:
+                peer.calls.clear()
+                peer.abandoned.clear()
             peer.lane = SHARED_LANE
             peer.idle_since = self.desk.now
             self.take(self.desk.found(number(name), ready=False))
         for name, peer in list(self.peers.items()):
-            if peer.is_leaving:
+            if name in leaving:
+                peer.is_leaving = True
                 self.take(self.desk.retire(number(name), at_fault=False))
             elif peer.is_ready:
                 busy, abandoned = tuple(sorted(peer.calls)), tuple(sorted(peer.abandoned))

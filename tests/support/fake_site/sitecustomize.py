@@ -1,4 +1,4 @@
-"""Put on PYTHONPATH, this makes `mcpv_node.node` the stand-in beside it, also in processes started by ours."""
+"""Put on PYTHONPATH, this makes `mcpv_node.serving` the stand-in beside it, also in processes started by ours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 class _StandIn(MetaPathFinder):
     def find_spec(self, fullname: str, path: object, target: object = None) -> ModuleSpec | None:
-        if fullname != "mcpv_node.node":
+        if fullname != "mcpv_node.serving":
             return None
         return spec_from_file_location(fullname, Path(__file__).with_name("fake_root.py"))
 
