@@ -10,9 +10,10 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from operator import attrgetter
 from types import MappingProxyType
 
-from mcpv_node.protocol import ListedTool, assign_names, rename_definition
+from mcpv_node.protocol import Collision, ListedTool, assign_names, listed_name, rename_definition
 from mcpv_node.settings import ServerName, SpecKey, ToolNamespace, ToolSeparator
 
 from .callers import ClientProfile
@@ -73,6 +74,17 @@ class NameConflict:
 
 
 @dataclass(frozen=True, slots=True)
+class Block:
+    """What one server adds to a snapshot, and what that was made of: the same again is not made again."""
+
+    view: ServerView
+    known: Learnt
+    naming: tuple[ToolSeparator, bool]  # and whether the server's name stands before it
+    entries: tuple[ToolEntry, ...]
+    by_raw_name: Mapping[str, ToolEntry]
+
+
+@dataclass(frozen=True, slots=True)
 class ToolSnapshot:
     """All tools of all servers at one version, in a fixed order."""
 
@@ -84,6 +96,10 @@ class ToolSnapshot:
     conflicts: tuple[NameConflict, ...] = ()
     complete: bool = True  # every enabled server has been learnt at least once
     pending: frozenset[SpecKey] = frozenset()  # not learnt yet, and the first attempt is not over
+    # For the next merge; none where some tools want the same name.
+    blocks: Mapping[ServerName, Block] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
 
 
 EMPTY_TOOLS = ToolSnapshot(
@@ -101,10 +117,7 @@ _NONE: Mapping[str, ToolEntry] = MappingProxyType({})
 
 def fingerprint(entries: Iterable[ToolEntry]) -> str:
     """The ETag of a list: it follows the definitions and their order, nothing else."""
-    whole = hashlib.sha256()
-    for entry in entries:
-        whole.update(entry.digest)
-    return whole.hexdigest()[:32]
+    return hashlib.sha256(b"".join([entry.digest for entry in entries])).hexdigest()[:32]
 
 
 def merge_tools(
@@ -117,6 +130,93 @@ def merge_tools(
 ) -> ToolSnapshot:
     """Build the next snapshot. The version goes up by one when the entries differ from `previous`."""
     views = sorted(servers, key=lambda view: view.name)
+    blocks = {
+        view.name: _block(view, known, namespace=namespace, separator=separator, previous=previous)
+        for view in views
+        if (known := learnt.get(view.spec_key)) is not None
+    }
+    entries = _in_order(entry for block in blocks.values() for entry in block.entries)
+    by_name = {entry.name: entry for entry in entries}
+    by_server = {view.name: _NONE for view in views}
+    collisions: tuple[Collision, ...] = ()
+    if len(by_name) == len(entries):
+        # Nobody wanted another's name, so each has the one it wanted.
+        by_server.update((name, block.by_raw_name) for name, block in blocks.items())
+    else:
+        blocks = {}
+        entries, collisions = _merge_apart(
+            views, learnt, namespace=namespace, separator=separator, previous=previous
+        )
+        by_name = {entry.name: entry for entry in entries}
+        apart: dict[ServerName, dict[str, ToolEntry]] = {view.name: {} for view in views}
+        for entry in entries:
+            apart[entry.server][entry.raw_name] = entry
+        by_server.update((name, MappingProxyType(tools)) for name, tools in apart.items())
+    etag = fingerprint(entries)
+    changed = etag != previous.etag or not previous.version
+    return ToolSnapshot(
+        version=previous.version + 1 if changed else previous.version,
+        etag=etag,
+        entries=entries,
+        by_name=MappingProxyType(by_name),
+        by_server=MappingProxyType(by_server),
+        conflicts=tuple(
+            NameConflict(
+                wanted=collision.wanted,
+                server=ServerName(collision.server),
+                raw_name=collision.raw,
+                given=collision.listed,
+            )
+            for collision in collisions
+        ),
+        complete=all(view.spec_key in learnt for view in views),
+        blocks=MappingProxyType(blocks),
+    )
+
+
+def _block(
+    view: ServerView,
+    known: Learnt,
+    *,
+    namespace: ToolNamespace,
+    separator: ToolSeparator,
+    previous: ToolSnapshot,
+) -> Block:
+    """The server's entries under the names they want; the former block where nothing has changed."""
+    former = previous.blocks.get(view.name)
+    prefix = namespace == "prefix"
+    if (
+        former is not None
+        and former.known is known
+        and (former.view is view or former.view == view)
+        and former.naming == (separator, prefix)
+    ):
+        return former
+    before = previous.by_server.get(view.name, _NONE)
+    entries = tuple(
+        _entry(
+            listed_name(view.name, tool.name, separator=separator, prefix=prefix),
+            view,
+            known,
+            tool,
+            former=before.get(tool.name),
+        )
+        for tool in known.tools
+        if view.expose_tools is None or tool.name in view.expose_tools
+    )
+    by_raw_name = MappingProxyType({entry.raw_name: entry for entry in entries})
+    return Block(view, known, (separator, prefix), entries, by_raw_name)
+
+
+def _merge_apart(
+    views: Iterable[ServerView],
+    learnt: Mapping[SpecKey, Learnt],
+    *,
+    namespace: ToolNamespace,
+    separator: ToolSeparator,
+    previous: ToolSnapshot,
+) -> tuple[tuple[ToolEntry, ...], tuple[Collision, ...]]:
+    """The entries where some want the same name: who gets it depends on all of them."""
     offered = [
         (view, known, tool)
         for view in views
@@ -128,43 +228,21 @@ def merge_tools(
         [(view.name, tool.name) for view, _, tool in offered], separator=separator, strategy=namespace
     )
     former = previous.by_server
-    entries = tuple(
-        sorted(
-            (
-                _entry(
-                    naming.names[view.name, tool.name],
-                    view,
-                    known,
-                    tool,
-                    former=former.get(view.name, _NONE).get(tool.name),
-                )
-                for view, known, tool in offered
-            ),
-            key=lambda entry: entry.name,
+    entries = _in_order(
+        _entry(
+            naming.names[view.name, tool.name],
+            view,
+            known,
+            tool,
+            former=former.get(view.name, _NONE).get(tool.name),
         )
+        for view, known, tool in offered
     )
-    etag = fingerprint(entries)
-    changed = etag != previous.etag or not previous.version
-    by_server: dict[ServerName, dict[str, ToolEntry]] = {view.name: {} for view in views}
-    for entry in entries:
-        by_server[entry.server][entry.raw_name] = entry
-    return ToolSnapshot(
-        version=previous.version + 1 if changed else previous.version,
-        etag=etag,
-        entries=entries,
-        by_name=MappingProxyType({entry.name: entry for entry in entries}),
-        by_server=MappingProxyType({name: MappingProxyType(tools) for name, tools in by_server.items()}),
-        conflicts=tuple(
-            NameConflict(
-                wanted=collision.wanted,
-                server=ServerName(collision.server),
-                raw_name=collision.raw,
-                given=collision.listed,
-            )
-            for collision in naming.collisions
-        ),
-        complete=all(view.spec_key in learnt for view in views),
-    )
+    return entries, naming.collisions
+
+
+def _in_order(entries: Iterable[ToolEntry]) -> tuple[ToolEntry, ...]:
+    return tuple(sorted(entries, key=attrgetter("name")))
 
 
 def _entry(

@@ -6,11 +6,11 @@ index and a reload assign it, on the loop's thread.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from mcpv_node.protocol import tools_result
+from mcpv_node.protocol import one_line, tools_result
 from mcpv_node.settings import ServerName, ServerSpec
 
 from .kernel import Handle
@@ -59,7 +59,7 @@ class ToolView:
     page_size: int
 
     def page(self, number: int) -> bytes | None:
-        """The result of `tools/list` for one page, or None past the end."""
+        """The result of `tools/list` for one page, on one line, or None past the end."""
         start = number * self.page_size
         if number and start >= len(self.entries):
             return None
@@ -67,9 +67,11 @@ class ToolView:
         if cached is None:
             entries = self.entries[start : start + self.page_size]
             more = start + self.page_size < len(self.entries)
-            cached = tools_result(
-                [entry.raw_definition if self.raw_names else entry.definition for entry in entries],
-                next_cursor=f"{self.etag}.{number + 1}" if more else None,
+            cached = one_line(
+                tools_result(
+                    [entry.raw_definition if self.raw_names else entry.definition for entry in entries],
+                    next_cursor=f"{self.etag}.{number + 1}" if more else None,
+                )
             )
             self._pages[number] = cached
         return cached
@@ -97,9 +99,18 @@ class World:
         return view
 
     def _make_view(self, selector: Selector) -> ToolView:
+        tools = self.tools
         raw_names = selector.server is not None
         visible = frozenset(name for name, server in self.servers.items() if selector.selects(server.view))
-        entries = tuple(entry for entry in self.tools.entries if entry.server in visible)
+        if not raw_names and tools.by_server.keys() <= visible:
+            return ToolView(
+                etag=fingerprint(tools.entries),
+                entries=tools.entries,
+                targets=_AllTargets(tools),
+                raw_names=False,
+                page_size=self.page_size,
+            )
+        entries = tuple(entry for entry in tools.entries if entry.server in visible)
         targets: dict[str, ToolEntry] = {}
         if raw_names:
             entries = tuple(sorted(entries, key=lambda entry: entry.raw_name))
@@ -115,6 +126,39 @@ class World:
             raw_names=raw_names,
             page_size=self.page_size,
         )
+
+
+class _AllTargets(Mapping[str, ToolEntry]):
+    """Every name a call may use where all servers are seen: looked up, because making them all takes long.
+
+    `server.tool` is always accepted, in the server's own spelling; a listed name wins.
+    """
+
+    __slots__ = ("_tools",)
+
+    def __init__(self, tools: ToolSnapshot) -> None:
+        self._tools = tools
+
+    def __getitem__(self, name: str) -> ToolEntry:
+        entry = self._tools.by_name.get(name)
+        if entry is not None:
+            return entry
+        # Both a server's name and a tool's may have a dot in it.
+        server, dot, raw_name = name.partition(".")
+        while dot:
+            entries = self._tools.by_server.get(ServerName(server))
+            if entries is not None and raw_name in entries:
+                return entries[raw_name]
+            more, dot, raw_name = raw_name.partition(".")
+            server = f"{server}.{more}"
+        raise KeyError(name)
+
+    def __iter__(self) -> Iterator[str]:
+        dotted = (f"{entry.server}.{entry.raw_name}" for entry in self._tools.entries)
+        return iter(dict.fromkeys([*dotted, *self._tools.by_name]))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
 
 
 class WorldCell:

@@ -501,13 +501,21 @@ class Instance(LoopActor[None]):
         allowed = self._spec.limits.memory_mb
         if allowed is None or self._phase is not Phase.READY:
             return
-        if not isinstance(message.used, int):
-            why = message.used or "this system does not say what a group uses"
-            self._log.warning("a limit is not in force: memoryMB {}: {}", allowed, why)
-        elif problem := complaint(message.used, allowed_mb=allowed):
-            self._retire(problem)
-        else:
-            self.after(look_interval(self._spec), LookAtMemory())
+        match message.used:
+            case None:
+                self._log.warning(
+                    "a limit is not in force: memoryMB {} is not supported on this system", allowed
+                )
+                return
+            case Exception() as error:
+                # Out of descriptors, most likely: the next look may succeed.
+                self._log.warning("what the group uses could not be read: {}", error)
+            case int(used):
+                problem = complaint(used, allowed_mb=allowed)
+                if problem is not None:
+                    self._retire(problem)
+                    return
+        self.after(look_interval(self._spec), LookAtMemory())
 
     # --- lists ----------------------------------------------------------------------------------
 

@@ -427,13 +427,14 @@ def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[A
     alive = sum(it.starts or it.serves for it in state.instances)
     if alive and state.asked_up:
         state = replace(state, asked_up=False)
-    needed = _starts_for_waiters(policy, state, now)
+    room = _room(policy, state)
+    # At the cap with everything in use nothing can be done, and the queue may be long.
+    needed = _starts_for_waiters(policy, state, now) if room or _has_idle(state) else []
     target = max(desired(policy, state), int(state.asked_up))
     cause = StartCause.ALWAYS_ON if policy.always_on else StartCause.MIN_READY
     if state.asked_up:
         cause = StartCause.OPERATOR
     wanted = [*needed, *[(cause, SHARED_LANE)] * (target - alive - len(needed))]
-    room = _room(policy, state)
     for why, lane in wanted[:room]:
         state = replace(_start(prefix, state, why, lane, now, actions), asked_up=False)
     return _make_room(policy, state, len(needed) - room, now, actions)
@@ -441,6 +442,10 @@ def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[A
 
 def _may_start(state: State) -> bool:
     return not (state.held or state.draining or state.suspended is not None or state.next_try_at is not None)
+
+
+def _has_idle(state: State) -> bool:
+    return any(it.serves and it.is_idle for it in state.instances)
 
 
 def _room(policy: Policy, state: State) -> int:
@@ -458,10 +463,11 @@ def _starts_for_waiters(policy: Policy, state: State, now: float) -> list[tuple[
             under_way[it.lane] = under_way.get(it.lane, 0) + _seats_of_new(policy)
     needs: list[tuple[StartCause, Lane]] = []
     new_keys: set[str] = set()
+    is_sticky = policy.sticky
     for waiter in state.waiters:
-        if waiter.deadline <= now or is_bound(policy, state, waiter):
+        if waiter.deadline <= now or (is_sticky and is_bound(policy, state, waiter)):
             continue
-        if policy.sticky and waiter.key:
+        if is_sticky and waiter.key:
             if waiter.key in new_keys:
                 continue  # it will share the instance that its key gets
             new_keys.add(waiter.key)
@@ -499,7 +505,7 @@ def _leaving(state: State) -> int:
 
 def _room_at(policy: Policy, state: State) -> float | None:
     """When the next instance may be made to give way, where somebody waits for room that nobody makes yet."""
-    if not _may_start(state) or _room(policy, state):
+    if not _may_start(state) or _room(policy, state) or not _has_idle(state):
         return None
     if len(_starts_for_waiters(policy, state, -math.inf)) <= _leaving(state):
         return None

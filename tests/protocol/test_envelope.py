@@ -24,6 +24,7 @@ from mcpv_node.protocol import (
     keep,
     one_line,
     parse_message,
+    success_around,
 )
 
 PARSE_ERROR = -32700
@@ -344,3 +345,9 @@ def test_only_line_breaks_are_replaced(data: bytes, line: bytes) -> None:
 )
 def test_the_id_of_an_unreadable_message_is_told_only_from_its_front(head: bytes, id: bytes | None) -> None:
     assert guess_id(head) == id
+
+
+def test_what_stands_around_a_result_makes_the_same_answer_without_a_copy() -> None:
+    head, tail = success_around(RawId(b'"a"'))
+
+    assert head + b'{"tools":[]}' + tail == encode_success(RawId(b'"a"'), b'{"tools":[]}')

@@ -71,7 +71,7 @@ class Inside:
 
     async def until_report(self, name: str, condition: Callable[[WhyReport], bool]) -> WhyReport:
         """Ask again and again until the report is such; `TIMEOUT` of the scenario is the bound."""
-        while not condition(report := await self.why(name)):
+        while not condition(report := await self.why(name)):  # noqa: ASYNC110  (nothing tells of it)
             await asyncio.sleep(0.005)
         return report
 

@@ -1,6 +1,7 @@
 """Ten thousand starts and ends of instances in one node: nothing is left, and nothing grows.
 
-    bin/test -m soak
+    bin/test -m soak                        about a minute
+    SOAK_CYCLES=400 bin/test -m soak        to see that it works
 
 Every cycle is a real process with a real handshake and one call; it ends in one of four ways, in turn: killed, told
 to terminate by somebody else, stopped by an operator, and its owner inside the node killed.

@@ -114,10 +114,17 @@ class Exchange:
         await self._send(message)
 
     async def answer(
-        self, status: int, body: bytes = b"", *, content_type: bytes = JSON, headers: Headers | None = None
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        rest: tuple[bytes, ...] = (),
+        content_type: bytes = JSON,
+        headers: Headers | None = None,
     ) -> None:
-        """Answer with one body."""
-        lines: Headers = [(b"content-length", b"%d" % len(body))]
+        """Answer with one body, whose `rest` may follow in pieces."""
+        size = len(body) + sum(map(len, rest)) if rest else len(body)
+        lines: Headers = [(b"content-length", b"%d" % size)]
         if body:
             lines.append((b"content-type", content_type))
         if headers:
@@ -125,6 +132,9 @@ class Exchange:
         self.is_started = True
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
         # A body of a HEAD request is not sent; the server below us sees to that.
+        for piece in rest:
+            await self._send({"type": "http.response.body", "body": body, "more_body": True})
+            body = piece
         await self._send({"type": "http.response.body", "body": body})
 
     async def problem(self, status: int, detail: str, *, headers: Headers | None = None) -> None:

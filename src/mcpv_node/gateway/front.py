@@ -49,6 +49,7 @@ from mcpv_node.protocol import (
     parse_cancelled,
     parse_initialize,
     retoken_progress,
+    success_around,
 )
 from mcpv_node.settings import SpecKey
 
@@ -94,10 +95,16 @@ def make_caller(
 
 
 class AnswerStep(Struct, frozen=True):
-    """Write this answer."""
+    """Write this answer. A long one comes in pieces, so that nobody has to copy it."""
 
-    data: bytes
+    head: bytes
     is_error: bool = False
+    rest: tuple[bytes, ...] = ()
+
+    @property
+    def data(self) -> bytes:
+        """The whole answer."""
+        return b"".join((self.head, *self.rest)) if self.rest else self.head
 
 
 class SilentStep(Struct, frozen=True):
@@ -289,7 +296,8 @@ class Front:
             page = None if number is None else view.page(number)
         if page is None:
             return _refuse(request, INVALID_PARAMS, "the cursor is unknown, or the list has changed since")
-        return AnswerStep(encode_success(request.id, page))
+        head, tail = success_around(request.id)
+        return AnswerStep(head, rest=(page, tail))
 
     def _wait_for_lists(self, request: Request, key: str | None) -> LearningStep | None:
         """Whether the answer depends on lists that the node is reading for the first time."""

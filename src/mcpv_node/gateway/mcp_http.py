@@ -190,7 +190,7 @@ class McpEndpoint:
         step = session.front.receive(message, key=key)
         match step:
             case AnswerStep():
-                await exchange.answer(200, step.data)
+                await exchange.answer(200, step.head, rest=step.rest)
             case SilentStep():
                 await exchange.answer(202)
             case CallStep() | LearningStep():

@@ -46,9 +46,8 @@ class _Held:
         self._pieces.append(data)
 
     def flush(self) -> None:
-        pieces = self._pieces
-        if pieces:
-            self._pieces = []
+        pieces, self._pieces = self._pieces, []
+        if pieces and not self._transport.is_closing():
             self._transport.writelines(pieces)
 
     def close(self) -> None:

@@ -37,6 +37,7 @@ from .envelope import (
     keep,
     one_line,
     parse_message,
+    success_around,
 )
 from .errors import (
     CODES,
@@ -164,6 +165,7 @@ __all__ = [
     "rename_definition",
     "retoken_progress",
     "rewrite_call",
+    "success_around",
     "tools_result",
     "typed",
 ]

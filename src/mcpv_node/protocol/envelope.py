@@ -131,6 +131,11 @@ def encode_success(id: RawId | int, result: bytes | Raw) -> bytes:
     return one_line(b"".join((b'{"jsonrpc":"2.0","id":', _id(id), b',"result":', result, b"}")))
 
 
+def success_around(id: RawId) -> tuple[bytes, bytes]:
+    """What stands before and after a result that is on one line already, so that a long one is not copied."""
+    return b"".join((b'{"jsonrpc":"2.0","id":', id, b',"result":')), b"}"
+
+
 def encode_failure(
     id: RawId | int | None, *, code: int, message: str, data: bytes | Raw | None = None
 ) -> bytes:

@@ -144,3 +144,21 @@ def test_every_assignment_is_a_revision_and_keeps_the_other_half(world: World, n
     assert cell.world.revision == world.revision + 1
     assert cell.world.tools is world.tools
     assert seen(cell.world, EVERYTHING) == {"plain"}
+
+
+def test_the_names_of_the_whole_node_are_those_of_its_parts_also_with_dots_in_them(
+    nobody: Handle[Any],
+) -> None:
+    views = [view("a"), view("a.b")]
+    tools = merged(views, learnt("a", tool("b.c"), tool("x")), learnt("a.b", tool("c"), tool("d.e")))
+    targets = world_of(views, nobody, tools).tool_view(EVERYTHING).targets
+
+    assert set(targets) == {
+        *(entry.name for entry in tools.entries),
+        *(f"{entry.server}.{entry.raw_name}" for entry in tools.entries),
+    }
+    assert len(targets) == len(set(targets))
+    assert all(targets[name].name in tools.by_name for name in targets)
+    assert (targets["a.x"].raw_name, targets["a.b.d.e"].server) == ("x", "a.b")
+    assert targets.get("a.y") is None
+    assert "b.c" not in targets

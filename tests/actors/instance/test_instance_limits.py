@@ -145,10 +145,30 @@ def test_a_system_that_does_not_tell_what_a_group_uses_is_mentioned_once(
                 await until(lambda: said)
 
                 assert await bad.text("echo", text="fine") == "fine"
-        assert said == [
-            "a limit is not in force: memoryMB 60: this system does not say what a group uses",
-        ]
+        assert said == ["a limit is not in force: memoryMB 60 is not supported on this system"]
         assert len(looks) == 1
+
+    run(main())
+
+
+def test_a_look_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outcomes: list[Exception | int] = [100 * MIB, OSError("too many open files")]
+
+    def look(_pgid: int) -> int:
+        outcome = outcomes.pop()
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome
+
+    monkeypatch.setattr(instance_actor, "group_rss_bytes", look)
+
+    async def main() -> None:
+        with warnings() as said:
+            async with session(
+                tmp_path, limits_of_server=LimitSettings(memory_mb=60), ping_interval_seconds=0.01
+            ) as bad:
+                await bad.heard(InstanceRetiring)
+        assert said == ["what the group uses could not be read: too many open files"]
 
     run(main())
 

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from support.owners import run, turns
+from support.owners import run, turns, until
 from support.sessions import failure_of, session
 
 from mcpv_node.actors.instance.messages import CancelCall, InstanceExited, InstanceRetiring
@@ -409,6 +409,28 @@ def test_a_call_in_hand_is_not_ended_for_silence(tmp_path: Path) -> None:
     run(main())
 
 
+def test_a_call_that_arrives_between_a_ping_and_its_answer_is_not_ended_for_silence(tmp_path: Path) -> None:
+    log = str(tmp_path / "spawn.log")
+    answers, notes = 'send(message["id"], result={})', f"print('ping', file=open({log!r}, 'a'), flush=True)"
+    script = (ONE_THING_AT_A_TIME % "result={}").replace(answers, notes)
+
+    async def main() -> None:
+        async with session(
+            tmp_path,
+            ping_interval_seconds=0.05,
+            ping_timeout_seconds=0.5,
+            ping_failures=2,
+            stop_grace_seconds=0.05,
+            args=("-S", "-c", script),
+        ) as bad:
+            await bad.is_ready()
+            await until(lambda: bad.said("ping"))
+
+            await bad.text("work", seconds=1.5)
+
+    run(main())
+
+
 def test_a_server_that_is_wedged_by_a_call_is_replaced_before_the_drain_timeout(tmp_path: Path) -> None:
     async def main() -> None:
         async with session(
@@ -429,6 +451,31 @@ def test_a_server_that_is_wedged_by_a_call_is_replaced_before_the_drain_timeout(
             assert retiring.at_fault
             assert retiring.message == "did not answer 2 pings after a call had passed its limit"
             await bad.is_gone()
+
+    run(main())
+
+
+def test_a_server_that_may_be_wedged_is_asked_once_nobody_waits_for_its_other_calls(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with session(
+            tmp_path,
+            drain_timeout_seconds=300.0,
+            ping_timeout_seconds=0.1,
+            ping_failures=2,
+            stop_grace_seconds=0.05,
+            **one_thing_at_a_time(),
+        ) as bad:
+            await bad.is_ready()
+            lease = new_lease_id()
+            other = bad.call("work", lease=lease, seconds=300)
+            await bad.call("work", seconds=300, within=0.2)
+            assert bad.owner.of(InstanceRetiring) == []
+
+            bad.instance.tell(CancelCall(lease))
+            await other
+            retiring = await bad.heard(InstanceRetiring)
+
+            assert retiring.message == "did not answer 2 pings after a call had passed its limit"
 
     run(main())
 

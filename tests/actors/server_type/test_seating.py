@@ -263,9 +263,10 @@ def test_a_key_does_not_expire_while_a_call_waits_for_its_instance() -> None:
     assert busy_with == desk.state.bindings["k"].instance
     desk.acquire(4, key="k")
 
-    desk.tick(20.0)
+    later = desk.tick(20.0)
 
-    assert desk.waiting() == [4]
+    assert starts(later) == []
+    assert grants(desk.release(2)) == []  # free, but not where the state of this key is
     assert grants(desk.release(3)) == [(4, busy_with)]
 
 
@@ -913,6 +914,17 @@ def test_an_instance_that_is_asked_what_it_does_counts_as_a_start_until_it_has_s
 
     assert nothing == []
     assert granted == [(5, "fs-1")]
+
+
+def test_nothing_is_started_beside_instances_that_are_still_being_found() -> None:
+    desk = desk_of(min_ready=2, always_on=True)
+    desk.state = replace(desk.state, warm=True)
+
+    for number in (1, 2):
+        desk.found(number, ready=False)
+    desk.tick()
+
+    assert starts(desk.log) == []
 
 
 def test_an_instance_found_twice_is_found_once() -> None:
