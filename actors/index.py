@@ -261,8 +261,11 @@ class Index(LoopActor[Catalog]):
 
 
 def _is_doubtful(message: ToolLists) -> bool:
-    """No tools from a server that has tools: mostly one that is not ready for them yet (I14)."""
-    return not message.tools and message.hello.capabilities.tools
+    """No tools, just after the start, from a server that has tools: mostly one that is not ready for them (I14).
+
+    A server that has announced a change and then lists none means it.
+    """
+    return not message.tools and message.hello.capabilities.tools and not message.announced
 
 
 def _live(message: ToolLists) -> Learnt:

@@ -23,22 +23,16 @@ from time import perf_counter
 from types import MappingProxyType
 from typing import Any
 
+from ground import BOUND, CALLER, TYPES, LockedPool, make_context, start_type, timed, use_once
 from loguru import logger
 from support import Node, Options, Report, echo_entry, ms, percentile, rss_kb, run_benchmark, us
 
-from mcpv_node.actors import Events, NodeContext, Server, ServerType, Subscribers, World, WorldCell
-from mcpv_node.actors.callers import Caller
-from mcpv_node.actors.clients import ClientsMessage
-from mcpv_node.actors.events import EventsMessage
+from mcpv_node.actors import Server, Subscribers, World, WorldCell
 from mcpv_node.actors.index_messages import (
     ConsumerId,
-    IndexMessage,
     Join,
     SnapshotChanged,
-    SubscribersMessage,
 )
-from mcpv_node.actors.instance import InstanceMessage
-from mcpv_node.actors.instance.messages import InstanceReady
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Down,
@@ -49,29 +43,20 @@ from mcpv_node.actors.kernel import (
     answers,
     handles,
 )
-from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Release, new_lease_id
 from mcpv_node.actors.server_type import ServerTypeMessage
 from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, merge_tools
 from mcpv_node.actors.world import EVERYTHING
-from mcpv_node.protocol import parse_initialize_result, parse_tools_page
+from mcpv_node.protocol import parse_tools_page
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, group_servers
 from mcpv_node.supervisors import ChildSpec, RestartWindow, Supervisor, SupervisorSpec
-from mcpv_node.telemetry import SystemClock
-from mcpv_node.telemetry.metrics import Metrics
 
 from echo_server import make_tools  # isort: skip
 
-TYPES = 100
 SUBSCRIBERS = 1000
 SERVERS = 1000
 TOOLS = 10
 DORMANT = 300
 SESSIONS = 1000
-
-# What is asked here is answered in microseconds; longer means that it hangs (seconds).
-BOUND = 30.0
-
-CALLER = Caller(principal="benchmark", client="benchmark", key="benchmark")
 
 
 async def measure(options: Options) -> Report:
@@ -89,39 +74,7 @@ async def measure(options: Options) -> Report:
     return report
 
 
-# --- the ground ---------------------------------------------------------------------------------
-
-
-def make_context(system: ActorSystem, world: World, *, folder: Path) -> NodeContext:
-    """As much of a node as its owners need; nobody listens to what they tell."""
-    events = Handle[EventsMessage].create(system, "events")
-    events.cell.start(Events("boot"))
-    return NodeContext(
-        node_id="benchmark",
-        boot="boot",
-        system=system,
-        clock=SystemClock(),
-        settings=NodeSettings(servers=()),
-        state_dir=folder,
-        environ=MappingProxyType({}),
-        world=WorldCell(world),
-        metrics=Metrics(),
-        events=events,
-        index=Handle[IndexMessage].create(system, "index"),
-        subscribers=Handle[SubscribersMessage].create(system, "subscribers"),
-        clients=Handle[ClientsMessage].create(system, "clients"),
-    )
-
-
-async def timed(work: Callable[[], Awaitable[None]], seconds: float) -> float:
-    """Do it for so long and give the time of one, in batches: the clock is not what is measured."""
-    count = 0
-    began = perf_counter()
-    while perf_counter() - began < seconds:
-        for _ in range(50):
-            await work()
-        count += 50
-    return (perf_counter() - began) / count
+# --- messages -----------------------------------------------------------------------------------
 
 
 class _Add(Request[int]):
@@ -192,62 +145,6 @@ async def measure_messages(options: Options, report: Report) -> None:
 
 
 # --- acquire and release ------------------------------------------------------------------------
-
-
-class _FakeInstance(LoopActor[None]):
-    """Ready at once; nobody calls it."""
-
-    def __init__(self, instance_id: InstanceId, owner: Handle[ServerTypeMessage]) -> None:
-        super().__init__()
-        self._id = instance_id
-        self._owner = owner
-
-    def on_start(self, estate: None = None) -> None:
-        hello = parse_initialize_result(
-            b'{"protocolVersion":"2025-11-25","capabilities":{},"serverInfo":{"name":"x","version":"1"}}'
-        )
-        self._owner.tell(InstanceReady(self._id, hello))
-
-
-def start_type(node: NodeContext, name: str, **settings: Any) -> Handle[ServerTypeMessage]:
-    """A real ServerType whose instances are ready at once."""
-    wide = {"max_concurrent": 2 * TYPES, "max_instances": 1, "idle_seconds": 600.0}
-    spec = ServerSpec(name=ServerName(name), command="none", **{**wide, **settings})
-    group = group_servers(NodeSettings(servers=(spec,)))[0]
-    server = Handle[ServerTypeMessage].create(node.system, f"server-{name}")
-
-    def start_instance(instance_id: InstanceId) -> Handle[InstanceMessage]:
-        handle = Handle[InstanceMessage].create(node.system, f"instance-{instance_id}")
-        handle.cell.start(_FakeInstance(instance_id, server))
-        return handle
-
-    server.cell.start(ServerType(node, group, start_instance))
-    return server
-
-
-class LockedPool:
-    """What the actor is compared with: one lock and one dict."""
-
-    def __init__(self) -> None:
-        self._lock = asyncio.Lock()
-        self._busy: dict[LeaseId, float] = {}
-
-    async def acquire(self) -> LeaseId:
-        async with self._lock:
-            lease = new_lease_id()
-            self._busy[lease] = perf_counter()
-            return lease
-
-    async def release(self, lease: LeaseId) -> None:
-        async with self._lock:
-            del self._busy[lease]
-
-
-async def use_once(server: Handle[ServerTypeMessage], now: float) -> None:
-    lease = await server.ask(Acquire(new_lease_id(), CALLER, now + BOUND), BOUND)
-    if not isinstance(lease, Lease):
-        raise RuntimeError(f"refused: {lease.failure.message}")
-    server.tell(Release(lease.lease))
 
 
 async def measure_leases(options: Options, report: Report) -> None:

@@ -18,8 +18,8 @@ from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
-from actors import BOUND, CALLER, LockedPool, make_context, start_type, timed, use_once
 from call_path import measure_cold_calls, measure_restarts
+from ground import BOUND, CALLER, TYPES, LockedPool, make_context, start_type, timed, use_once
 from loguru import logger
 from support import Options, Report, run_benchmark, us
 
@@ -29,7 +29,6 @@ from mcpv_node.actors.leases import Acquire, InstanceId, LeaseKind, Release, Sta
 from mcpv_node.actors.server_type import ServerTypeMessage, core, facts
 from mcpv_node.settings import ServerName, ServerSpec
 
-TYPES = 100
 FEW_TYPES = 10
 QUEUED = 100
 KEYS = 1000

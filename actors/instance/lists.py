@@ -50,6 +50,7 @@ class ListReader:
         self._cursors: set[str] = set()
         self._reading = False
         self._again = False
+        self._readings = 0
 
     def begin(self, hello: ServerHello) -> None:
         """The handshake told what there is to list."""
@@ -111,6 +112,7 @@ class ListReader:
             self._ask(list_params(cursor), self._on_page)
 
     def _tell_learnt(self, hello: ServerHello) -> None:
+        self._readings += 1
         self._index.tell(
             ToolLists(
                 self._spec_key,
@@ -119,6 +121,8 @@ class ListReader:
                 hello,
                 tuple(self._tools.values()),
                 tuple(self._rejected),
+                # The first reading is ours; every other one the server asked for.
+                announced=self._readings > 1,
             )
         )
 

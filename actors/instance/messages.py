@@ -171,6 +171,7 @@ class ToolLists:
     hello: ServerHello
     tools: tuple[ListedTool, ...]
     rejected: tuple[Rejected, ...] = ()
+    announced: bool = False  # read because the server said that its list has changed
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,12 +30,13 @@ class WholeAnswers(HttpToolsProtocol):
 class _Held:
     """A transport that keeps what it is given until it is told to send it, or this turn of the loop is over."""
 
-    __slots__ = ("_loop", "_pieces", "_transport")
+    __slots__ = ("_loop", "_pieces", "_transport", "is_closing")
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
         self._pieces: list[bytes] = []
+        self.is_closing = transport.is_closing  # looked up on every request
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
@@ -47,7 +48,7 @@ class _Held:
 
     def flush(self) -> None:
         pieces, self._pieces = self._pieces, []
-        if pieces and not self._transport.is_closing():
+        if pieces and not self.is_closing():
             self._transport.writelines(pieces)
 
     def close(self) -> None:

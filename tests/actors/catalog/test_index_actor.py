@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -161,6 +162,19 @@ def test_an_empty_list_of_a_server_that_has_tools_does_not_replace_a_good_one(tm
             assert [(entry.name, entry.stale) for entry in shelf.world.tools.entries] == [("alpha_x", True)]
         async with library(tmp_path) as shelf:
             assert shelf.names() == ["alpha_x"]
+
+    run(main())
+
+
+def test_an_empty_list_that_the_server_has_announced_replaces_a_good_one(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            shelf.index.tell(replace(lists("alpha"), announced=True))
+            await shelf.settle()
+            assert shelf.names() == []
+        async with library(tmp_path) as shelf:
+            assert shelf.names() == []
 
     run(main())
 
