@@ -88,7 +88,7 @@ class _FakeInstance(LoopActor[None]):
 
 def start_type(node: NodeContext, name: str, **settings: Any) -> Handle[ServerTypeMessage]:
     """A real ServerType whose instances are ready at once."""
-    wide = {"max_concurrent": 2 * TYPES, "max_instances": 1, "idle_seconds": 600.0}
+    wide: dict[str, Any] = {"max_concurrent": 2 * TYPES, "max_instances": 1, "idle_seconds": 600.0}
     spec = ServerSpec(name=ServerName(name), command="none", **{**wide, **settings})
     group = group_servers(NodeSettings(servers=(spec,)))[0]
     server = Handle[ServerTypeMessage].create(node.system, f"server-{name}")

@@ -453,7 +453,7 @@ class ServerType(LoopActor[Estate]):
 
     def _set_wake(self, event: facts.Event, now: float) -> None:
         """Keep one timer, at or before the next moment that matters; ringing early does no harm."""
-        if isinstance(event, facts.Released) and self._wake_at <= now + self._policy.idle_seconds:
+        if isinstance(event, facts.Released) and self._wake_at <= now + self._policy.soonest_after_release:
             return
         if isinstance(event, facts.AcquireAsked) and not self._kept.state.waiters:
             return

@@ -373,7 +373,8 @@ def _settle(policy: Policy, prefix: str, state: State, now: float, actions: list
         state = replace(state, next_try_at=None)
     state = _forget_failures(state, now)
     state = expire_bindings(policy, state, now)
-    state = serve(policy, state, now, actions)
+    if state.suspended is None:  # else who waits is refused like who comes now, whatever is free
+        state = serve(policy, state, now, actions)
     # Before anybody is refused: who does not queue at all may still wait for a start.
     state = _grow(policy, prefix, state, now, actions)
     state = forget_turns(_expire(policy, state, now, actions))

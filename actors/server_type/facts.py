@@ -61,6 +61,13 @@ class Policy(Struct, frozen=True):
         return self.strategy in ("stateful", "exclusive")
 
     @property
+    def soonest_after_release(self) -> float:
+        """Seconds from a release to the first thing that can follow from it by time alone."""
+        if self.sticky and self.binding_ttl:
+            return min(self.idle_seconds, self.binding_ttl)
+        return self.idle_seconds
+
+    @property
     def never_reaped(self) -> bool:
         return self.strategy == "persistent"
 

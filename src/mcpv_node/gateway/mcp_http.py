@@ -173,9 +173,7 @@ class McpEndpoint:
         if known is not None and known.is_for(place.principal, place.selector):
             known.attach()
             return known
-        session = await self._sessions.ask(
-            Attach(session_id, place.principal, place.selector), SESSION_BOUND
-        )
+        session = await self._sessions.ask(Attach(session_id, place.principal, place.selector), SESSION_BOUND)
         if session is None:
             await _refuse(exchange, 404, "there is no such session; initialize a new one", id=id)
         else:

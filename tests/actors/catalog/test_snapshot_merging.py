@@ -197,3 +197,14 @@ def test_whatever_led_to_it_a_snapshot_is_what_a_fresh_rebuild_gives(
         )
     assert len(fresh.by_name) == len(fresh.entries), "no two tools have one name"
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{1,64}", name) for name in fresh.by_name)
+
+
+def test_what_a_server_adds_is_made_again_only_when_it_changed() -> None:
+    alpha, beta = learnt("alpha", tool("a")), learnt("beta", tool("b"))
+    first = merged([ALPHA, BETA], alpha, beta)
+
+    second = merged([ALPHA, BETA], alpha, learnt("beta", tool("c")), previous=first)
+
+    assert second.blocks[ALPHA.name] is first.blocks[ALPHA.name]
+    assert [entry.name for entry in second.entries] == ["alpha_a", "beta_c"]
+    assert merged([ALPHA, BETA], alpha, beta, previous=second, separator="-").etag != first.etag

@@ -192,6 +192,18 @@ def test_who_waited_for_an_instance_that_is_gone_goes_elsewhere() -> None:
     assert grants(desk.exit(1)) == [(2, "fs-2")]
 
 
+def test_who_waited_for_an_instance_whose_end_suspends_the_server_is_refused_like_who_comes_now() -> None:
+    desk = desk_of("stateful", ready=2, max_retries=0)
+    desk.acquire(1, key="k")
+    desk.acquire(2, key="k")
+
+    who_waited = desk.exit(1)
+    who_comes = desk.acquire(3)
+
+    assert (grants(who_waited), refusals(who_waited)) == ([], [(2, "suspended")])
+    assert refusals(who_comes) == [(3, "suspended")]
+
+
 def test_the_end_of_an_older_call_does_not_bind_its_key_back() -> None:
     desk = desk_of("stateful", ready=2)
     desk.acquire(1, key="k")
