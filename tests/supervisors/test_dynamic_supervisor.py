@@ -55,7 +55,7 @@ from mcpv_node.supervisors import (
 )
 
 TIMEOUT = 10.0
-MANY = 2000
+MANY = 10_000
 
 RECORD = DynamicSpec(giving_up=GivingUp.RECORD, window=RestartWindow(max_restarts=1))
 

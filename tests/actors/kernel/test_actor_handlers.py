@@ -526,3 +526,22 @@ def test_a_journal_wakes_who_waits_for_it() -> None:
         await journal.until(lambda: "there" in journal.entries)
 
     asyncio.run(main())
+
+
+def test_what_a_callback_brings_is_read_at_once_after_what_was_sent_before_it(runtime: Runtime) -> None:
+    async def scenario(stage: Stage) -> None:
+        place = Place(stage, runtime).start()
+        await place.ask(lambda _: None)
+        actor = place.cell.actor
+        assert actor is not None
+
+        for number in range(3):
+            place.handle.tell(Note(number))
+        actor.note_now(Note(3))
+        at_once = [entry for entry in stage.journal.entries if isinstance(entry, int)]
+
+        await place.ask(lambda _: None)
+        assert [entry for entry in stage.journal.entries if isinstance(entry, int)] == [0, 1, 2, 3]
+        assert runtime is not LoopActor or at_once == [0, 1, 2, 3]
+
+    perform(scenario)
