@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 from typing import Final
-from weakref import WeakValueDictionary
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -79,8 +78,6 @@ class McpEndpoint:
         self._sessions = sessions
         self._limits = services.node.settings.limits
         self._streams: set[Outbox] = set()
-        # Weakly: the table is its owner's, and what has left it is not kept here.
-        self._known: WeakValueDictionary[SessionId, Session] = WeakValueDictionary()
 
     @property
     def _now(self) -> float:
@@ -149,7 +146,6 @@ class McpEndpoint:
             await exchange.answer(200, answer)
             return
         session_id = opened.session.id
-        self._known[session_id] = opened.session
         try:
             await exchange.answer(
                 200, opened.answer.data, headers=[(SESSION_HEADER, session_id.encode("ascii"))]
@@ -168,16 +164,10 @@ class McpEndpoint:
         if not name:
             await _refuse(exchange, 400, "Mcp-Session-Id is missing; initialize comes first", id=id)
             return None
-        session_id = SessionId(name)
-        known = self._known.get(session_id)
-        if known is not None and known.is_for(place.principal, place.selector):
-            known.attach()
-            return known
-        session = await self._sessions.ask(Attach(session_id, place.principal, place.selector), SESSION_BOUND)
+        attach = Attach(SessionId(name), place.principal, place.selector)
+        session = await self._sessions.ask(attach, SESSION_BOUND)
         if session is None:
             await _refuse(exchange, 404, "there is no such session; initialize a new one", id=id)
-        else:
-            self._known[session_id] = session
         return session
 
     async def _in_session(self, exchange: Exchange, session: Session, message: Message) -> None:

@@ -41,7 +41,7 @@ ERA = "legacy"
 class Session:
     """One client's session: its conversation and the stream for what it did not ask for."""
 
-    __slots__ = ("__weakref__", "consumer", "ended", "front", "id", "idle_since", "outbox", "users")
+    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "outbox", "users")
 
     def __init__(self, session_id: SessionId, *, now: float) -> None:
         self.id = session_id
@@ -122,8 +122,7 @@ class Open(Request[Opened | NotOpened]):
 class Attach(Request[Session | None]):
     """Use a session for one request or stream; None when there is none for this principal and selector.
 
-    Everyone who was given the session calls its `detach` when done. Who keeps it attaches again without asking,
-    as long as it has not ended: that costs a request nothing.
+    Everyone who was given the session calls its `detach` when done.
     """
 
     id: SessionId
