@@ -65,14 +65,14 @@ def test_a_call_at_the_very_moment_of_the_idle_stop_gets_its_result(tmp_path: Pa
         texts: list[str] = []
         for number in range(ROUNDS):
             # Each takes a millisecond or two, so that a call comes before, at and after the end of the idle time.
-            for _ in range(between.randrange(25)):
+            for _ in range(between.randrange(50)):
                 session.tools()
             texts.append(session.text("brief_echo", text=str(number)))
         calls = node.why("brief")["calls"]
 
     assert texts == [str(number) for number in range(ROUNDS)]
     assert (calls["failed"], calls["refused"]) == (0, 0)
-    assert len(server.starts()) > ROUNDS // 4  # else they have not met
+    assert len(server.starts()) > 1  # else they have not met
     assert most_at_once(server.story()) == 1
     assert server.told("signal TERM") == []
 
