@@ -56,6 +56,8 @@ async def until_refused(url: str) -> None:
             connection = await RawConnection.open(url)
         except ConnectionRefusedError:
             return
+        except OSError:
+            continue  # it stood in the queue of the socket that has just been closed
         await connection.close()
 
 
