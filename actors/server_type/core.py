@@ -373,12 +373,13 @@ def _settle(policy: Policy, prefix: str, state: State, now: float, actions: list
         state = replace(state, next_try_at=None)
     state = _forget_failures(state, now)
     state = expire_bindings(policy, state, now)
+    # Before anybody is seated: what is over the cap takes nobody any more.
+    state = _trim(policy, state, now)
     if state.suspended is None:  # else who waits is refused like who comes now, whatever is free
         state = serve(policy, state, now, actions)
     # Before anybody is refused: who does not queue at all may still wait for a start.
     state = _grow(policy, prefix, state, now, actions)
     state = forget_turns(_expire(policy, state, now, actions))
-    state = _trim(policy, state, now)
     state = _shrink(policy, state, now, actions)
     return _show(policy, state, now, actions)
 

@@ -992,3 +992,18 @@ def test_the_decision_is_the_same_for_the_same_facts() -> None:
     once = core.decide(desk.policy, "fs", desk.state, asked, desk.now)
 
     assert core.decide(desk.policy, "fs", desk.state, asked, desk.now) == once
+
+
+def test_what_a_lowered_cap_drains_takes_nobody_any_more() -> None:
+    desk = Desk(make_policy(max_instances=2))
+    desk.acquire(1)
+    desk.ready(1)
+    for lease in (2, 3, 4):
+        desk.acquire(lease)
+    desk.ready(2)
+
+    desk.reconfigure(make_policy(max_instances=1, max_concurrent=2))
+
+    [draining] = [it for it in desk.state.instances if it.drain_until is not None]
+    assert len(draining.busy) == 1, "only the call it had"
+    assert len(desk.state.waiters) == 1
