@@ -110,7 +110,15 @@ async def serve(listing: bytes) -> None:
     floor = Floor(listing)
     await floor.start()
     config = uvicorn.Config(
-        floor, port=0, http="httptools", ws="none", lifespan="off", log_config=None, access_log=False
+        floor,
+        port=0,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        # As long as the node's own: connections wait while others have their slices.
+        timeout_keep_alive=75,
     )
     server = uvicorn.Server(config)
     serving = asyncio.create_task(server.serve())
