@@ -202,7 +202,9 @@ class ServerTypeMachine(RuleBasedStateMachine):
         if not policy.sticky:
             self.bound.clear()
             self.keyed.clear()
-        self.may_share_keys = self.desk.policy.strategy != "exclusive"
+        # What keys share when the strategy becomes exclusive, they share until it is unbound: a second change alike
+        # changes nothing about that.
+        self.may_share_keys = self.may_share_keys or self.desk.policy.strategy != "exclusive"
         self.take(self.desk.reconfigure(policy))
 
     @rule(
