@@ -16,7 +16,7 @@ from types import MappingProxyType
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mcpv_node.actors.callers import EMPTY_PROFILE
+from mcpv_node.actors.callers import EMPTY_PROFILE, Era
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.instance.messages import (
     CallAbandoned,
@@ -95,7 +95,6 @@ class Peer:
     handle: Handle[InstanceMessage]
     started_at: datetime
     asked_at: float
-    restarts: bool  # it replaces one that failed
     pid: int | None = None
     era: str | None = None
 
@@ -173,7 +172,7 @@ class ServerType(LoopActor[Estate]):
         for instance_id, handle in self._live_instances():
             if instance_id in self._kept.peers:
                 continue
-            peer = Peer(handle, self._node.clock.wall(), self._now, restarts=False)
+            peer = Peer(handle, self._node.clock.wall(), self._now)
             self._monitors[self.watch(handle.cell)] = instance_id
             self._keep(peers=MappingProxyType({**self._kept.peers, instance_id: peer}))
             self._decide(facts.Found(instance_id, StartCause.TOOL_CALL, ready=False))
@@ -189,7 +188,7 @@ class ServerType(LoopActor[Estate]):
             return
         match message.outcome:
             case InstanceFacts(stopping=False, ready=ready, busy=busy, abandoned=abandoned, pid=pid):
-                self._note(message.instance_id, pid=pid, era="legacy" if ready else None)
+                self._note(message.instance_id, pid=pid, era=Era.LEGACY if ready else None)
                 found = facts.Found(message.instance_id, StartCause.TOOL_CALL, ready, busy, abandoned)
                 self._decide(found)
             case _:
@@ -332,7 +331,7 @@ class ServerType(LoopActor[Estate]):
         peer = self._kept.peers.get(message.instance_id)
         if peer is None:
             return
-        self._note(message.instance_id, era="legacy")
+        self._note(message.instance_id, era=Era.LEGACY)
         metrics = self._node.metrics
         metrics.instance_start_seconds(self._name).observe(self._now - peer.asked_at)
         metrics.instance_starts_total(self._name, self._cause_of(message.instance_id), "ok").inc()
@@ -440,7 +439,7 @@ class ServerType(LoopActor[Estate]):
     def _start(self, start: facts.Start) -> None:
         kept = self._kept
         restarts = kept.state.failures > 0
-        peer = Peer(self._start_instance(start.id), self._node.clock.wall(), self._now, restarts)
+        peer = Peer(self._start_instance(start.id), self._node.clock.wall(), self._now)
         self._monitors[self.watch(peer.handle.cell)] = start.id
         self._keep(
             peers=MappingProxyType({**kept.peers, start.id: peer}),

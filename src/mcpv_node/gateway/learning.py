@@ -6,6 +6,7 @@ starts nothing: the node's own first sweep is under way, or nobody waits.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 
 from mcpv_node.actors.context import NodeContext
@@ -21,32 +22,30 @@ LIST_PATIENCE = 5.0
 
 def unlearnt_for_list(world: World, selector: Selector) -> frozenset[SpecKey]:
     """What a list for `selector` still lacks and will have soon."""
-    pending = world.tools.pending
-    if not pending:
-        return pending
-    return pending & {
-        server.view.spec_key for server in world.servers.values() if selector.selects(server.view)
-    }
+    return _pending_of(world, selector.selects)
 
 
 def unlearnt_for_call(
     world: World, selector: Selector, name: str, settings: NodeSettings
 ) -> frozenset[SpecKey]:
     """What may turn out to have the tool that is called `name` here and that nobody knows yet."""
-    pending = world.tools.pending
-    if not pending:
-        return pending
-    return pending & {
-        server.view.spec_key
-        for server in world.servers.values()
-        if selector.selects(server.view) and _may_own(server.view, selector, name, settings)
-    }
+    return _pending_of(
+        world, lambda view: selector.selects(view) and _may_own(view, selector, name, settings)
+    )
 
 
 async def wait_for_first_lists(node: NodeContext, keys: frozenset[SpecKey], patience: float) -> None:
     """Return when the first attempt to list these is over, or after `patience` seconds."""
     with suppress(ActorError):  # too slow, or the index restarts: what is known by then has to do
         await node.index.ask(AwaitFirstLists(keys), patience)
+
+
+def _pending_of(world: World, concerns: Callable[[ServerView], bool]) -> frozenset[SpecKey]:
+    """What is being learnt for the first time, of the servers that `concerns` says yes to."""
+    pending = world.tools.pending
+    if not pending:
+        return pending
+    return pending & {server.view.spec_key for server in world.servers.values() if concerns(server.view)}
 
 
 def _may_own(view: ServerView, selector: Selector, name: str, settings: NodeSettings) -> bool:
