@@ -12,6 +12,7 @@ from mcpv_node.telemetry import Clock, Event, EventKind
 from mcpv_node.telemetry.metrics import Metrics
 
 from .kernel import ActorSystem, Handle
+from .snapshot import Kind
 from .world import WorldCell
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class NodeContext:
     world: WorldCell
     metrics: Metrics
     events: Handle[EventsMessage]
-    index: Handle[IndexMessage]
+    indexes: Mapping[Kind, Handle[IndexMessage]]
     subscribers: Handle[SubscribersMessage]
     clients: Handle[ClientsMessage]
     config_path: Path | None = None

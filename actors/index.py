@@ -1,51 +1,69 @@
-"""The owner of the tool catalog: what each server listed, the merged snapshot, its version.
+"""The owner of one kind of catalog: what each server listed, the merged snapshot, its version.
 
 It learns from instances, keeps what it learns in the store, and publishes a new snapshot in one assignment. A
-list that could not be read leaves the last good one in place, marked stale.
+list that could not be read leaves the last good one in place, marked stale. There is one for each kind.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from loguru import logger
 
-from mcpv_node.protocol import ListedTool, parse_tools_page, tools_result
-from mcpv_node.settings import SpecKey
-from mcpv_node.store import CatalogRecord, KindVersion, ListedEntry
+from mcpv_node.protocol import Listed, RemoteProtocolError, ServerHello, list_result, parse_page
+from mcpv_node.settings import ServerName, SpecKey
+from mcpv_node.store import CatalogRecord, KindVersion, ListedEntry, hello_of
 from mcpv_node.telemetry import EventKind, rfc3339
 
-from .callers import EMPTY_PROFILE
+from .callers import EMPTY_PROFILE, ClientProfile
 from .context import NodeContext
 from .index_messages import (
+    Approve,
     AwaitFirstLists,
     AwaitLists,
+    DescribeLists,
     LearningFailed,
     ListsLearnt,
+    ListsReport,
     ServersChanged,
     SnapshotChanged,
     Unlearnt,
 )
-from .instance.messages import ListsFailed, ToolLists
+from .instance.messages import Lists, ListsFailed
 from .kernel import Deferred, Handle, LoopActor, answers, handles
-from .snapshot import EMPTY_TOOLS, Learnt, NameConflict, Source, ToolSnapshot, merge_tools
+from .pins import compare_with_pins, pins_after_approval
+from .snapshot import (
+    LISTS_OF,
+    Kind,
+    Learnt,
+    NameConflict,
+    Naming,
+    Snapshot,
+    Source,
+    empty_snapshot,
+    merge,
+)
 from .store import LoadCatalog, SaveLists, SaveVersion, StoredCatalog, StoreMessage
-
-KIND = "tools"
 
 # Reading the files of a thousand servers takes well under a second; longer means a disk that hangs.
 LOAD_TIMEOUT = 10.0
 
+# So many client profiles are remembered of one server; clients of a kind all have the same.
+MAX_PROFILES = 16
+
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """The estate: what was learnt, by spec key, and the snapshot made of it."""
+    """The estate: what was learnt, and the snapshot made of it."""
 
-    learnt: Mapping[SpecKey, Learnt]
-    snapshot: ToolSnapshot
+    learnt: Mapping[tuple[SpecKey, ClientProfile], Learnt]
+    snapshot: Snapshot
     tried: frozenset[SpecKey] = frozenset()  # the first attempt failed
+    # Of the last attempt, where it did not succeed.
+    failures: Mapping[SpecKey, str] = field(default_factory=lambda: MappingProxyType({}))
+    rejected: Mapping[SpecKey, tuple[str, ...]] = field(default_factory=lambda: MappingProxyType({}))
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +79,11 @@ class _Rebuild:
 class Index(LoopActor[Catalog]):
     """See the module."""
 
-    def __init__(self, node: NodeContext, store: Handle[StoreMessage]) -> None:
+    def __init__(self, node: NodeContext, store: Handle[StoreMessage], kind: Kind) -> None:
         super().__init__()
         self._node = node
         self._store = store
+        self._kind: Kind = kind
         self._waiting: dict[SpecKey, list[Deferred[ListsLearnt]]] = {}
         self._news: dict[SpecKey, ListsLearnt] = {}
         self._patient: list[tuple[frozenset[SpecKey], Deferred[None]]] = []
@@ -79,7 +98,7 @@ class Index(LoopActor[Catalog]):
         if estate is not None:
             self._rebuild_soon()
             return
-        self.estate = Catalog(MappingProxyType({}), EMPTY_TOOLS)
+        self.estate = Catalog(MappingProxyType({}), empty_snapshot(self._kind))
         self.hold_start()
         self.run(self._store.ask(LoadCatalog(), LOAD_TIMEOUT), _Loaded)
 
@@ -90,53 +109,111 @@ class Index(LoopActor[Catalog]):
         if isinstance(message.outcome, Exception):
             raise message.outcome
         learnt = {
-            record.spec_key: found
+            (found.spec_key, found.profile): found
             for record in message.outcome.records
-            if record.profile == EMPTY_PROFILE and (found := _from_store(record)) is not None
+            if (found := _from_store(self._kind, record, self._node.settings.pin_tools)) is not None
         }
         learnt.update(self._kept.learnt)
-        kept = message.outcome.versions.get(KIND)
+        kept = message.outcome.versions.get(self._kind)
         # After a crash that cost the estate, what was published last is newer than what is on disk.
-        published = self._node.world.world.tools
+        published = self._node.world.world.snapshot(self._kind)
         snapshot = self._kept.snapshot
         if kept is not None and kept.version >= published.version:
             snapshot = replace(snapshot, version=kept.version, etag=kept.etag)
         elif published.version:
             snapshot = replace(snapshot, version=published.version, etag=published.etag)
-        self.estate = Catalog(MappingProxyType(learnt), snapshot, self._kept.tried)
+        self.estate = replace(self._kept, learnt=MappingProxyType(learnt), snapshot=snapshot)
         self._rebuild()
         self.started()
 
-    @handles(ToolLists)
-    def _on_tool_lists(self, message: ToolLists) -> None:
-        known = self._kept.learnt.get(message.spec_key)
-        if _is_doubtful(message):
-            if known is not None and known.tools:
-                self._learn(replace(known, stale=True))
-            else:
-                self._learn(_live(message))
+    @handles(Lists)
+    def _on_lists(self, message: Lists) -> None:
+        known = self._kept.learnt.get((message.spec_key, message.profile))
+        is_doubtful = _is_doubtful(message)
+        if is_doubtful and known is not None and known.listed:
+            self._learn(replace(known, stale=True))
         else:
-            self._learn(_live(message))
-            self._save(message)
-        for rejected in message.rejected:
-            self._node.tell_event(
-                EventKind.TOOL_ENTRY_REJECTED,
-                instance=message.instance_id,
-                reason=f"{rejected.name or f'entry {rejected.index}'}: {rejected.why}",
-            )
+            fresh = self._learnt_from(message, known)
+            self._learn(fresh)
+            # Without tools, a server that says it has some is of no use; without prompts, it is like most.
+            if not is_doubtful or self._kind != "tools":
+                self._save(fresh)
+        self._note_failure(message.spec_key, None)
+        self._note_rejected(message)
         self._tell_news(ListsLearnt(message.spec_key))
+
+    def _learnt_from(self, message: Lists, known: Learnt | None) -> Learnt:
+        fresh = Learnt(
+            message.spec_key,
+            message.profile,
+            message.listed,
+            Source.LIVE,
+            hello=message.hello,
+            learnt_at=rfc3339(self._node.clock.wall()),
+        )
+        return self._pin(fresh, known, message) if self._kind == "tools" else fresh
+
+    def _pin(self, fresh: Learnt, known: Learnt | None, message: Lists) -> Learnt:
+        """Compare with how the tools were when they were first seen or approved, and tell what is new."""
+        mode = self._node.settings.pin_tools
+        found = compare_with_pins(
+            fresh.listed,
+            known.pins if known is not None else {},
+            known.listed if known is not None else (),
+            keep=mode != "off",
+        )
+        server = self._first_name(message.spec_key)
+        for name in found.news:
+            self._node.tell_event(
+                EventKind.TOOL_CHANGED,
+                server=server,
+                instance=message.instance_id,
+                reason=f"the definition of {name} is not what it was"
+                + ("; it is withheld until `server approve`" if mode == "block" else ""),
+            )
+        return replace(
+            fresh,
+            pins=found.pins,
+            changed=found.changed,
+            withheld=found.changed if mode == "block" else frozenset(),
+        )
+
+    def _note_rejected(self, message: Lists) -> None:
+        said = tuple(f"{one.name or f'entry {one.index}'}: {one.why}" for one in message.rejected)
+        if said == self._kept.rejected.get(message.spec_key, ()):
+            return
+        server = self._first_name(message.spec_key)
+        for reason in said:
+            self._node.tell_event(
+                EventKind.ENTRY_REJECTED, server=server, instance=message.instance_id, reason=reason
+            )
+        self.estate = replace(
+            self._kept, rejected=MappingProxyType({**self._kept.rejected, message.spec_key: said})
+        )
 
     @handles(ListsFailed)
     def _on_lists_failed(self, message: ListsFailed) -> None:
-        logger.bind(instance=message.instance_id).warning("its lists could not be read: {}", message.message)
-        known = self._kept.learnt.get(message.spec_key)
+        logger.bind(instance=message.instance_id).warning(
+            "its {} could not be read: {}", self._kind, message.message
+        )
+        known = self._kept.learnt.get((message.spec_key, message.profile))
         if known is not None and not known.stale:
             self._learn(replace(known, stale=True))
+        self._note_failure(message.spec_key, message.message)
         self._tell_news(ListsLearnt(message.spec_key, message.message))
+
+    def _note_failure(self, spec_key: SpecKey, message: str | None) -> None:
+        kept = self._kept
+        if kept.failures.get(spec_key) != message:
+            failures = {key: why for key, why in kept.failures.items() if key != spec_key}
+            if message is not None:
+                failures[spec_key] = message
+            self.estate = replace(kept, failures=MappingProxyType(failures))
 
     @handles(LearningFailed)
     def _on_learning_failed(self, message: LearningFailed) -> None:
         self.estate = replace(self._kept, tried=self._kept.tried | {message.spec_key})
+        self._note_failure(message.spec_key, message.message)
         self._rebuild_soon()
 
     @answers(AwaitFirstLists)
@@ -149,7 +226,7 @@ class Index(LoopActor[Catalog]):
 
     @answers(AwaitLists)
     def _on_await_lists(self, request: AwaitLists) -> ListsLearnt | Deferred[ListsLearnt]:
-        if request.spec_key in self._kept.learnt and not self._rebuilding:
+        if not request.fresh and self._is_learnt(request.spec_key) and not self._rebuilding:
             return ListsLearnt(request.spec_key)
         deferred: Deferred[ListsLearnt] = self.defer()
         self._waiting.setdefault(request.spec_key, []).append(deferred)
@@ -158,15 +235,66 @@ class Index(LoopActor[Catalog]):
     @answers(Unlearnt)
     def _on_unlearnt(self, _request: Unlearnt) -> tuple[SpecKey, ...]:
         keys = dict.fromkeys(server.view.spec_key for server in self._node.world.world.servers.values())
-        return tuple(key for key in keys if key not in self._kept.learnt)
+        return tuple(key for key in keys if not self._is_learnt(key))
+
+    @answers(Approve)
+    def _on_approve(self, request: Approve) -> tuple[str, ...]:
+        approved: set[str] = set()
+        for known in self._kept.learnt.values():
+            if known.spec_key != request.spec_key or not known.changed:
+                continue
+            names = known.changed if request.names is None else known.changed & request.names
+            approved |= names
+            changed = known.changed - names
+            fresh = replace(
+                known,
+                pins=pins_after_approval(known.listed, known.pins, names),
+                changed=changed,
+                withheld=known.withheld & changed,
+            )
+            self._learn(fresh)
+            self._save(fresh)
+        if approved:
+            self._rebuild_soon()
+        return tuple(sorted(approved))
+
+    @answers(DescribeLists)
+    def _on_describe_lists(self, request: DescribeLists) -> ListsReport:
+        kept = self._kept
+        failure = kept.failures.get(request.spec_key)
+        known = kept.learnt.get((request.spec_key, EMPTY_PROFILE))
+        of_all = [one for (key, _), one in kept.learnt.items() if key == request.spec_key]
+        known = known or next(iter(of_all), None)
+        if known is None:
+            return ListsReport(learnt=False, failure=failure)
+        return ListsReport(
+            learnt=True,
+            entries=len(known.listed),
+            learnt_at=known.learnt_at or None,
+            source=str(known.source),
+            stale=known.stale,
+            failure=failure,
+            changed=tuple(sorted(frozenset[str]().union(*(one.changed for one in of_all)))),
+            withheld=tuple(sorted(frozenset[str]().union(*(one.withheld for one in of_all)))),
+            rejected=kept.rejected.get(request.spec_key, ()),
+        )
 
     @handles(ServersChanged)
     def _on_servers_changed(self, _message: ServersChanged) -> None:
         self._rebuild_soon()
 
+    def _is_learnt(self, spec_key: SpecKey) -> bool:
+        return any(key == spec_key for key, _ in self._kept.learnt)
+
     def _learn(self, learnt: Learnt) -> None:
         kept = self._kept
-        self.estate = replace(kept, learnt=MappingProxyType({**kept.learnt, learnt.spec_key: learnt}))
+        others = kept.learnt
+        if learnt.profile != EMPTY_PROFILE and (learnt.spec_key, learnt.profile) not in others:
+            others = _without_oldest_profile(others, learnt.spec_key)
+        # At its old place, so that the order does not depend on what is learnt again.
+        self.estate = replace(
+            kept, learnt=MappingProxyType({**others, (learnt.spec_key, learnt.profile): learnt})
+        )
 
     def _tell_news(self, news: ListsLearnt) -> None:
         """Publish first, answer those who wait for it then: they may look at the world."""
@@ -194,33 +322,44 @@ class Index(LoopActor[Catalog]):
         node, kept = self._node, self._kept
         before = kept.snapshot
         began = node.clock.monotonic()
-        snapshot = merge_tools(
+        snapshot = merge(
             [server.view for server in node.world.world.servers.values()],
             kept.learnt,
-            namespace=node.settings.tool_namespace,
-            separator=node.settings.tool_separator,
+            naming=Naming(node.settings.tool_namespace, node.settings.tool_separator),
             previous=before,
         )
-        node.metrics.catalog_rebuild_seconds(KIND).observe(node.clock.monotonic() - began)
+        node.metrics.catalog_rebuild_seconds(self._kind).observe(node.clock.monotonic() - began)
         snapshot = replace(snapshot, pending=self._pending())
         self.estate = replace(kept, snapshot=snapshot)
-        node.world.publish_tools(snapshot)
-        node.metrics.catalog_version(KIND).set(snapshot.version)
+        node.world.publish(snapshot, self._hellos() if self._kind == "tools" else None)
+        node.metrics.catalog_version(self._kind).set(snapshot.version)
         self._report_conflicts(before.conflicts, snapshot.conflicts)
         if snapshot.version != before.version:
-            self._store.tell(SaveVersion(KIND, KindVersion(snapshot.version, snapshot.etag)))
+            self._store.tell(SaveVersion(self._kind, KindVersion(snapshot.version, snapshot.etag)))
             node.tell_event(
                 EventKind.CATALOG_CHANGED,
                 from_=str(before.version),
                 to=str(snapshot.version),
-                reason=f"{len(snapshot.entries)} tools",
+                reason=f"{len(snapshot.entries)} {self._kind}",
             )
-        node.subscribers.tell(SnapshotChanged("tools", snapshot.version, snapshot.etag))
+        node.subscribers.tell(SnapshotChanged(self._kind, snapshot.version, snapshot.etag))
         still_patient = [(keys, deferred) for keys, deferred in self._patient if keys & snapshot.pending]
         for keys, deferred in self._patient:
             if not keys & snapshot.pending:
                 deferred.answer(None)
         self._patient = still_patient
+
+    def _hellos(self) -> Mapping[SpecKey, ServerHello]:
+        """What each server said of itself, mostly as it was published before."""
+        hellos = {
+            key: known.hello
+            for (key, profile), known in self._kept.learnt.items()
+            if profile == EMPTY_PROFILE and known.hello is not None
+        }
+        for (key, _), known in self._kept.learnt.items():
+            if known.hello is not None:
+                hellos.setdefault(key, known.hello)
+        return MappingProxyType(hellos)
 
     def _pending(self) -> frozenset[SpecKey]:
         """What is being learnt for the first time: nobody learns anything where bootstrap is disabled."""
@@ -228,54 +367,92 @@ class Index(LoopActor[Catalog]):
             return frozenset()
         servers = self._node.world.world.servers.values()
         keys = frozenset(server.view.spec_key for server in servers)
-        return keys - self._kept.learnt.keys() - self._kept.tried
+        return keys - {key for key, _ in self._kept.learnt} - self._kept.tried
 
     def _report_conflicts(self, before: tuple[NameConflict, ...], after: tuple[NameConflict, ...]) -> None:
         for conflict in after:
-            if conflict not in before:
-                self._node.tell_event(
-                    EventKind.TOOL_NAME_CONFLICT,
-                    server=conflict.server,
-                    reason=f"{conflict.raw_name}: {conflict.wanted} is taken, listed as {conflict.given}",
-                )
+            if conflict in before:
+                continue
+            if self._kind == "resources":
+                reason = f"{conflict.wanted} is listed by {conflict.holder}, too, whose entry is shown"
+            else:
+                reason = f"{conflict.raw_name}: {conflict.wanted} is taken, listed as {conflict.given}"
+            self._node.tell_event(EventKind.NAME_CONFLICT, server=conflict.server, reason=reason)
 
     # --- the store's form -----------------------------------------------------------------------
 
-    def _save(self, message: ToolLists) -> None:
+    def _first_name(self, spec_key: SpecKey) -> ServerName | None:
         servers = self._node.world.world.servers
-        names = [name for name, server in servers.items() if server.view.spec_key == message.spec_key]
-        if not names:
+        return next((name for name, server in servers.items() if server.view.spec_key == spec_key), None)
+
+    def _save(self, learnt: Learnt) -> None:
+        name = self._first_name(learnt.spec_key)
+        if name is None or learnt.hello is None:
             return  # it was removed while its lists were read
-        record = CatalogRecord(
-            spec_key=message.spec_key,
-            profile=message.profile,
-            server_name=names[0],
-            lists={KIND: tuple(ListedEntry(tool.name, tool.definition) for tool in message.tools)},
-            learnt_at=rfc3339(self._node.clock.wall()),
-            era=message.hello.version,
-            server_version=message.hello.server_version,
-            instructions=message.hello.instructions,
-            capabilities=message.hello.capabilities.raw,
+        hello = learnt.hello
+        self._store.tell(
+            SaveLists(
+                CatalogRecord(
+                    spec_key=learnt.spec_key,
+                    profile=learnt.profile,
+                    server_name=name,
+                    lists={
+                        of: tuple(
+                            ListedEntry(one.name, one.definition)
+                            for one in learnt.listed
+                            if self._kind != "resources" or one.is_template is (of == "templates")
+                        )
+                        for of in LISTS_OF[self._kind]
+                    },
+                    learnt_at=learnt.learnt_at,
+                    era=hello.version,
+                    server_title=hello.name,
+                    server_version=hello.server_version,
+                    instructions=hello.instructions,
+                    capabilities=hello.capabilities.raw,
+                    pins=dict(learnt.pins),
+                )
+            )
         )
-        self._store.tell(SaveLists(record))
 
 
-def _is_doubtful(message: ToolLists) -> bool:
-    """No tools, just after the start, from a server that has tools: mostly one that is not ready for them (I14).
+def _is_doubtful(message: Lists) -> bool:
+    """Nothing, just after the start, from a server that says it has some: mostly one that is not ready yet (I14).
 
-    A server that has announced a change and then lists none means it.
+    A server that has announced a change and then lists nothing means it, and so does one that was asked again.
     """
-    return not message.tools and message.hello.capabilities.tools and not message.announced
+    return message.offered and not message.listed and not message.again
 
 
-def _live(message: ToolLists) -> Learnt:
-    return Learnt(message.spec_key, message.profile, message.tools, Source.LIVE)
+def _without_oldest_profile(
+    learnt: Mapping[tuple[SpecKey, ClientProfile], Learnt], spec_key: SpecKey
+) -> Mapping[tuple[SpecKey, ClientProfile], Learnt]:
+    profiles = [profile for key, profile in learnt if key == spec_key and profile != EMPTY_PROFILE]
+    if len(profiles) < MAX_PROFILES:
+        return learnt
+    return {key: one for key, one in learnt.items() if key != (spec_key, profiles[0])}
 
 
-def _from_store(record: CatalogRecord) -> Learnt | None:
-    entries = record.lists.get(KIND)
-    if entries is None:
-        return None
-    page = parse_tools_page(tools_result([entry.definition for entry in entries]))
-    tools: tuple[ListedTool, ...] = page.entries
-    return Learnt(record.spec_key, EMPTY_PROFILE, tools, Source.CACHE)
+def _from_store(kind: Kind, record: CatalogRecord, pin_tools: str) -> Learnt | None:
+    listed: list[Listed] = []
+    for of in LISTS_OF[kind]:
+        entries = record.lists.get(of)
+        if entries is None:
+            return None
+        try:
+            listed += parse_page(of, list_result(of, [entry.definition for entry in entries])).entries
+        except RemoteProtocolError:
+            return None
+    learnt = Learnt(
+        record.spec_key,
+        ClientProfile(record.profile),
+        tuple(listed),
+        Source.CACHE,
+        hello=hello_of(record),
+        learnt_at=record.learnt_at,
+    )
+    if kind != "tools":
+        return learnt
+    found = compare_with_pins(learnt.listed, record.pins, learnt.listed, keep=pin_tools != "off")
+    withheld = found.changed if pin_tools == "block" else frozenset[str]()
+    return replace(learnt, pins=found.pins, changed=found.changed, withheld=withheld)

@@ -1,19 +1,20 @@
-"""What the tool index and its subscribers hear."""
+"""What the indexes and their subscribers hear."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, NewType, TypeAlias
+from typing import NewType, TypeAlias
 
 from mcpv_node.settings import SpecKey
 
-from .instance.messages import ListsFailed, ToolLists
+from .callers import EMPTY_PROFILE, ClientProfile
+from .instance.messages import Lists, ListsFailed
 from .kernel import Request
+from .snapshot import Kind
 from .world import Selector
 
 ConsumerId = NewType("ConsumerId", int)
-Kind: TypeAlias = Literal["tools"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +27,10 @@ class ListsLearnt:
 
 @dataclass(frozen=True, slots=True)
 class AwaitLists(Request[ListsLearnt]):
-    """Answered at once where the lists of this spec key are known, else at the next attempt to read them."""
+    """Answered at the next attempt to read them; at once where they are known, unless they shall be `fresh`."""
 
     spec_key: SpecKey
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +54,36 @@ class Unlearnt(Request[tuple[SpecKey, ...]]):
 
 
 @dataclass(frozen=True, slots=True)
+class Approve(Request[tuple[str, ...]]):
+    """Take the changed definitions of this spec key for good, or those of `names`; answered with what was."""
+
+    spec_key: SpecKey
+    names: frozenset[str] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ListsReport:
+    """What is known of one kind of one server's lists."""
+
+    learnt: bool
+    entries: int = 0
+    learnt_at: str | None = None
+    source: str | None = None
+    stale: bool = False
+    failure: str | None = None  # why the last attempt did not succeed
+    changed: tuple[str, ...] = ()  # definitions that are not as they were approved
+    withheld: tuple[str, ...] = ()  # of those: not shown
+    rejected: tuple[str, ...] = ()  # entries that were left out, and why
+
+
+@dataclass(frozen=True, slots=True)
+class DescribeLists(Request[ListsReport]):
+    """What is known of this spec key's lists."""
+
+    spec_key: SpecKey
+
+
+@dataclass(frozen=True, slots=True)
 class ServersChanged:
     """The world's servers were replaced: merge again."""
 
@@ -67,7 +99,7 @@ class SnapshotChanged:
 
 @dataclass(frozen=True, slots=True)
 class Join:
-    """Have `notify` called, on the loop's thread, whenever what `selector` sees has another ETag.
+    """Have `notify` called, on the loop's thread, whenever what `selector` sees of a kind has another ETag.
 
     `notify` must not block or raise. A consumer joined twice has its selector replaced.
     """
@@ -75,6 +107,7 @@ class Join:
     consumer: ConsumerId
     selector: Selector
     notify: Callable[[SnapshotChanged], None]
+    profile: ClientProfile = EMPTY_PROFILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +118,14 @@ class Leave:
 
 
 IndexMessage: TypeAlias = (
-    ToolLists | ListsFailed | LearningFailed | AwaitLists | AwaitFirstLists | Unlearnt | ServersChanged
+    Lists
+    | ListsFailed
+    | LearningFailed
+    | AwaitLists
+    | AwaitFirstLists
+    | Unlearnt
+    | Approve
+    | DescribeLists
+    | ServersChanged
 )
 SubscribersMessage: TypeAlias = Join | Leave | SnapshotChanged

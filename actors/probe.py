@@ -5,6 +5,7 @@ A probe that fails ends as crashed, so that its supervisor tries again as often 
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -52,9 +53,19 @@ class Probe(LoopActor[None]):
     def on_start(self, estate: None = None) -> None:
         deadline = self._node.clock.monotonic() + self._timeout
         # Asked before the instance exists, so that its first reading cannot be missed.
-        self.run(self._node.index.ask(AwaitLists(self._spec_key), self._timeout + ASK_MARGIN), _Learnt)
+        self.run(self._await_lists(), _Learnt)
         acquire = Acquire(self._lease, CALLER, deadline, StartCause.BOOTSTRAP)
         self.run(self._server.ask(acquire, self._timeout + ASK_MARGIN), _Acquired)
+
+    async def _await_lists(self) -> ListsLearnt:
+        """Wait for all kinds; the first failure is the sweep's."""
+        learnt = await asyncio.gather(
+            *(
+                index.ask(AwaitLists(self._spec_key), self._timeout + ASK_MARGIN)
+                for index in self._node.indexes.values()
+            )
+        )
+        return next((one for one in learnt if one.failure is not None), learnt[0])
 
     @handles(_Acquired)
     def _on_acquired(self, message: _Acquired) -> None:
@@ -78,5 +89,6 @@ class Probe(LoopActor[None]):
 
     def on_exit(self, reason: ExitReason) -> None:
         if not isinstance(reason, Normal):
-            self._node.index.tell(LearningFailed(self._spec_key, str(reason)))
+            for index in self._node.indexes.values():
+                index.tell(LearningFailed(self._spec_key, str(reason)))
         self._server.tell(Release(self._lease))

@@ -1,22 +1,39 @@
-"""The immutable catalog of tools: merged from what each server listed, named, versioned.
+"""The immutable catalog of one kind: merged from what each server listed, named, versioned.
 
 Pure. A snapshot has two halves that change apart: the entries, whose fingerprint is the ETag, and the
 targets, which say where a call goes. Equal lists with a new server behind them are a new snapshot all the same.
+
+Tools and prompts get names that no two share. Resources keep their URIs: where two servers list the same one, both
+are in the snapshot, and a view shows that of the first server by name among those it may see.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from operator import attrgetter
 from types import MappingProxyType
+from typing import Final, Literal, TypeAlias
 
-from mcpv_node.protocol import Collision, ListedTool, assign_names, listed_name, rename_definition
+from mcpv_node.protocol import Listed, ListName, ServerHello, assign_names, listed_name, rename_definition
 from mcpv_node.settings import ServerName, SpecKey, ToolNamespace, ToolSeparator
 
-from .callers import ClientProfile
+from .callers import EMPTY_PROFILE, ClientProfile
+
+# What is merged, versioned and announced as one.
+Kind: TypeAlias = Literal["tools", "resources", "prompts"]
+
+KINDS: Final[tuple[Kind, ...]] = ("tools", "resources", "prompts")
+
+# The lists that make up a kind, in the order in which a server is asked for them.
+LISTS_OF: Final[Mapping[Kind, tuple[ListName, ...]]] = MappingProxyType(
+    {"tools": ("tools",), "resources": ("resources", "templates"), "prompts": ("prompts",)}
+)
+
+# Who asks what has changed since an older version is given everything.
+KEPT_CHANGES = 64
 
 
 class Source(StrEnum):
@@ -28,13 +45,23 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Learnt:
-    """What one server listed, last time it could be asked."""
+    """What one server listed for clients of one profile, last time it could be asked."""
 
     spec_key: SpecKey
     profile: ClientProfile
-    tools: tuple[ListedTool, ...]
+    listed: tuple[Listed, ...]
     source: Source
     stale: bool = False  # a later attempt failed, so it may have changed
+    hello: ServerHello | None = None
+    learnt_at: str = ""  # RFC 3339
+    # The digest under which each name was first seen or approved, and the names that are not like that any more.
+    pins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
+    changed: frozenset[str] = frozenset()
+    withheld: frozenset[str] = frozenset()  # of the changed: not shown until somebody approves
+
+
+# What is known, by server and client profile.
+AllLearnt: TypeAlias = Mapping[tuple[SpecKey, ClientProfile], Learnt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +75,8 @@ class ServerView:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolEntry:
-    """One tool as clients see it, with where it comes from."""
+class Entry:
+    """One tool, prompt, resource or template as clients see it, with where it comes from."""
 
     name: str
     server: ServerName
@@ -61,16 +88,45 @@ class ToolEntry:
     source: Source
     stale: bool
     safe_to_repeat: bool  # read-only or idempotent by the server's own annotations
+    is_template: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NameConflict:
-    """Two tools wanted one name; the later got another."""
+    """Two entries wanted one name: the later is listed under another, or, if it has a URI, behind the first."""
 
     wanted: str
+    holder: ServerName
     server: ServerName
     raw_name: str
     given: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the step to a version did, by server and raw name."""
+
+    version: int
+    added: frozenset[tuple[ServerName, str]]
+    changed: frozenset[tuple[ServerName, str]]
+    removed: Mapping[tuple[ServerName, str], str]  # and the names they had
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What several steps did together."""
+
+    added: tuple[Entry, ...]
+    changed: tuple[Entry, ...]
+    removed: tuple[tuple[ServerName, str], ...]  # server and listed name
+
+
+@dataclass(frozen=True, slots=True)
+class Naming:
+    """How entries get their names: a part of the configuration."""
+
+    namespace: ToolNamespace = "prefix"
+    separator: ToolSeparator = "_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,195 +135,295 @@ class Block:
 
     view: ServerView
     known: Learnt
-    naming: tuple[ToolSeparator, bool]  # and whether the server's name stands before it
-    entries: tuple[ToolEntry, ...]
-    by_raw_name: Mapping[str, ToolEntry]
+    naming: Naming
+    entries: tuple[Entry, ...]
+    by_raw_name: Mapping[str, Entry]
 
 
 @dataclass(frozen=True, slots=True)
-class ToolSnapshot:
-    """All tools of all servers at one version, in a fixed order."""
+class Snapshot:
+    """All entries of one kind of all servers at one version, in a fixed order."""
 
+    kind: Kind
     version: int
     etag: str
-    entries: tuple[ToolEntry, ...]
-    by_name: Mapping[str, ToolEntry] = field(repr=False)
-    by_server: Mapping[ServerName, Mapping[str, ToolEntry]] = field(repr=False)  # raw name -> entry
+    entries: tuple[Entry, ...]
+    by_name: Mapping[str, Entry] = field(repr=False)
+    by_server: Mapping[ServerName, Mapping[str, Entry]] = field(repr=False)  # raw name -> entry
     conflicts: tuple[NameConflict, ...] = ()
     complete: bool = True  # every enabled server has been learnt at least once
     pending: frozenset[SpecKey] = frozenset()  # not learnt yet, and the first attempt is not over
-    # For the next merge; none where some tools want the same name.
+    changes: tuple[Change, ...] = field(default=(), repr=False)  # the last steps, oldest first
+    # What clients of other profiles see, where some server lists something else for them.
+    variants: Mapping[ClientProfile, Snapshot] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
+    # For the next merge; none where some want the same name.
     blocks: Mapping[ServerName, Block] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
 
-
-EMPTY_TOOLS = ToolSnapshot(
-    version=0,
-    etag="",
-    entries=(),
-    by_name=MappingProxyType({}),
-    by_server=MappingProxyType({}),
-    complete=False,
-)
+    def for_profile(self, profile: ClientProfile) -> Snapshot:
+        """What clients of this profile see: their own variant, else what those without capabilities see."""
+        return self.variants.get(profile, self)
 
 
-_NONE: Mapping[str, ToolEntry] = MappingProxyType({})
+def empty_snapshot(kind: Kind) -> Snapshot:
+    """Nothing, before anything was learnt."""
+    return Snapshot(
+        kind=kind,
+        version=0,
+        etag="",
+        entries=(),
+        by_name=_NONE,
+        by_server=MappingProxyType({}),
+        complete=False,
+    )
 
 
-def fingerprint(entries: Iterable[ToolEntry]) -> str:
+_NONE: Mapping[str, Entry] = MappingProxyType({})
+
+
+def fingerprint(entries: Iterable[Entry]) -> str:
     """The ETag of a list: it follows the definitions and their order, nothing else."""
     return hashlib.sha256(b"".join([entry.digest for entry in entries])).hexdigest()[:32]
 
 
-def merge_tools(
-    servers: Iterable[ServerView],
-    learnt: Mapping[SpecKey, Learnt],
-    *,
-    namespace: ToolNamespace,
-    separator: ToolSeparator,
-    previous: ToolSnapshot,
-) -> ToolSnapshot:
-    """Build the next snapshot. The version goes up by one when the entries differ from `previous`."""
+def raw_key(entry: Entry | Listed) -> str:
+    """What tells an entry from all others of its server: a template may be spelt like a resource."""
+    name = entry.raw_name if isinstance(entry, Entry) else entry.name
+    return f"\0{name}" if entry.is_template else name
+
+
+def merge(
+    servers: Iterable[ServerView], learnt: AllLearnt, *, naming: Naming, previous: Snapshot
+) -> Snapshot:
+    """Build the next snapshot with its variants. The version goes up by one when the entries differ."""
     views = sorted(servers, key=lambda view: view.name)
-    blocks = {
-        view.name: _block(view, known, namespace=namespace, separator=separator, previous=previous)
-        for view in views
-        if (known := learnt.get(view.spec_key)) is not None
+    base = _merge_for(EMPTY_PROFILE, views, learnt, naming, previous)
+    if base.etag != previous.etag or not previous.version:
+        version = previous.version + 1
+        change = _change(version, previous, base)
+        base = replace(base, version=version, changes=(*previous.changes, change)[-KEPT_CHANGES:])
+    spec_keys = {view.spec_key for view in views}
+    profiles = sorted({profile for key, profile in learnt if key in spec_keys} - {EMPTY_PROFILE})
+    if not profiles:
+        return base
+    variants = {
+        profile: replace(
+            _merge_for(profile, views, learnt, naming, previous.variants.get(profile, previous)),
+            version=base.version,
+        )
+        for profile in profiles
     }
-    entries = _in_order(entry for block in blocks.values() for entry in block.entries)
-    by_name = {entry.name: entry for entry in entries}
+    return replace(base, variants=MappingProxyType(variants))
+
+
+def difference_since(snapshot: Snapshot, version: int) -> Difference | None:
+    """What has changed since `version`; None where that is too long ago, or never was."""
+    if version == snapshot.version:
+        return Difference((), (), ())
+    steps = [change for change in snapshot.changes if change.version > version]
+    if version > snapshot.version or not steps or steps[0].version != version + 1:
+        return None
+    added: set[tuple[ServerName, str]] = set()
+    changed: set[tuple[ServerName, str]] = set()
+    removed: dict[tuple[ServerName, str], str] = {}
+    for step in steps:
+        removed.update((key, name) for key, name in step.removed.items() if key not in added)
+        added -= step.removed.keys()
+        changed -= step.removed.keys()
+        for key in step.added:
+            # Gone and here again: whoever missed both sees a change.
+            (changed if removed.pop(key, None) is not None else added).add(key)
+        changed |= step.changed - added
+    now = {(entry.server, raw_key(entry)): entry for entry in snapshot.entries}
+    return Difference(
+        tuple(now[key] for key in sorted(added)),
+        tuple(now[key] for key in sorted(changed)),
+        tuple(sorted((server, name) for (server, _), name in removed.items())),
+    )
+
+
+def _merge_for(
+    profile: ClientProfile,
+    views: list[ServerView],
+    learnt: AllLearnt,
+    naming: Naming,
+    previous: Snapshot,
+) -> Snapshot:
+    """What clients of one profile see, at the version of `previous`."""
+    kind = previous.kind
+    offers: list[tuple[ServerView, Learnt]] = []
+    for view in views:
+        known = learnt.get((view.spec_key, profile)) or learnt.get((view.spec_key, EMPTY_PROFILE))
+        if known is not None:
+            offers.append((view, known))
+    blocks = {view.name: _block(kind, view, known, naming, previous) for view, known in offers}
+    entries = _in_order(kind, (entry for block in blocks.values() for entry in block.entries))
+    by_name = {entry.name: entry for entry in reversed(entries) if not entry.is_template}
     by_server = {view.name: _NONE for view in views}
-    collisions: tuple[Collision, ...] = ()
-    if len(by_name) == len(entries):
+    conflicts: tuple[NameConflict, ...] = ()
+    if kind == "resources":
+        conflicts = _shared_uris(entries)
+        by_server.update((name, block.by_raw_name) for name, block in blocks.items())
+    elif len(by_name) == len(entries):
         # Nobody wanted another's name, so each has the one it wanted.
         by_server.update((name, block.by_raw_name) for name, block in blocks.items())
     else:
         blocks = {}
-        entries, collisions = _merge_apart(
-            views, learnt, namespace=namespace, separator=separator, previous=previous
-        )
+        entries, conflicts = _merge_apart(kind, offers, naming, previous)
         by_name = {entry.name: entry for entry in entries}
-        apart: dict[ServerName, dict[str, ToolEntry]] = {view.name: {} for view in views}
+        apart: dict[ServerName, dict[str, Entry]] = {view.name: {} for view in views}
         for entry in entries:
-            apart[entry.server][entry.raw_name] = entry
-        by_server.update((name, MappingProxyType(tools)) for name, tools in apart.items())
-    etag = fingerprint(entries)
-    changed = etag != previous.etag or not previous.version
-    return ToolSnapshot(
-        version=previous.version + 1 if changed else previous.version,
-        etag=etag,
+            apart[entry.server][raw_key(entry)] = entry
+        by_server.update((name, MappingProxyType(own)) for name, own in apart.items())
+    return Snapshot(
+        kind=kind,
+        version=previous.version,
+        etag=fingerprint(entries),
         entries=entries,
         by_name=MappingProxyType(by_name),
         by_server=MappingProxyType(by_server),
-        conflicts=tuple(
-            NameConflict(
-                wanted=collision.wanted,
-                server=ServerName(collision.server),
-                raw_name=collision.raw,
-                given=collision.listed,
-            )
-            for collision in collisions
-        ),
-        complete=all(view.spec_key in learnt for view in views),
+        conflicts=conflicts,
+        complete=len(offers) == len(views),
+        changes=previous.changes,
         blocks=MappingProxyType(blocks),
     )
 
 
-def _block(
-    view: ServerView,
-    known: Learnt,
-    *,
-    namespace: ToolNamespace,
-    separator: ToolSeparator,
-    previous: ToolSnapshot,
-) -> Block:
+def _change(version: int, before: Snapshot, after: Snapshot) -> Change:
+    """The step from one snapshot to the next; only servers whose blocks were made anew are looked at."""
+    added: set[tuple[ServerName, str]] = set()
+    changed: set[tuple[ServerName, str]] = set()
+    removed: dict[tuple[ServerName, str], str] = {}
+    for server in before.by_server.keys() | after.by_server.keys():
+        old, new = before.by_server.get(server, _NONE), after.by_server.get(server, _NONE)
+        if old is new:
+            continue
+        added.update((server, key) for key in new.keys() - old.keys())
+        removed.update(((server, key), old[key].name) for key in old.keys() - new.keys())
+        changed.update((server, key) for key in old.keys() & new.keys() if old[key].digest != new[key].digest)
+    return Change(version, frozenset(added), frozenset(changed), MappingProxyType(removed))
+
+
+def _block(kind: Kind, view: ServerView, known: Learnt, naming: Naming, previous: Snapshot) -> Block:
     """The server's entries under the names they want; the former block where nothing has changed."""
     former = previous.blocks.get(view.name)
-    prefix = namespace == "prefix"
     if (
         former is not None
         and former.known is known
         and (former.view is view or former.view == view)
-        and former.naming == (separator, prefix)
+        and former.naming == naming
     ):
         return former
     before = previous.by_server.get(view.name, _NONE)
     entries = tuple(
-        _entry(
-            listed_name(view.name, tool.name, separator=separator, prefix=prefix),
-            view,
-            known,
-            tool,
-            former=before.get(tool.name),
-        )
-        for tool in known.tools
-        if view.expose_tools is None or tool.name in view.expose_tools
+        _entry(_wanted_name(kind, view, one, naming), view, known, one, former=before.get(raw_key(one)))
+        for one in _offered(kind, view, known)
     )
-    by_raw_name = MappingProxyType({entry.raw_name: entry for entry in entries})
-    return Block(view, known, (separator, prefix), entries, by_raw_name)
+    return Block(view, known, naming, entries, MappingProxyType({raw_key(entry): entry for entry in entries}))
+
+
+def _offered(kind: Kind, view: ServerView, known: Learnt) -> Iterable[Listed]:
+    """What of a server's list may be shown at all."""
+    exposed = view.expose_tools if kind == "tools" else None
+    return (
+        one
+        for one in known.listed
+        if (exposed is None or one.name in exposed) and one.name not in known.withheld
+    )
+
+
+def _wanted_name(kind: Kind, view: ServerView, one: Listed, naming: Naming) -> str:
+    if kind == "resources":
+        return one.name
+    return listed_name(view.name, one.name, separator=naming.separator, prefix=naming.namespace == "prefix")
+
+
+def _shared_uris(entries: tuple[Entry, ...]) -> tuple[NameConflict, ...]:
+    """Entries with one URI stand side by side, in the order of their servers' names."""
+    conflicts: list[NameConflict] = []
+    holder: Entry | None = None
+    for entry in entries:
+        if holder is not None and (entry.name, entry.is_template) == (holder.name, holder.is_template):
+            conflicts.append(
+                NameConflict(entry.name, holder.server, entry.server, entry.raw_name, entry.name)
+            )
+        else:
+            holder = entry
+    return tuple(conflicts)
 
 
 def _merge_apart(
-    views: Iterable[ServerView],
-    learnt: Mapping[SpecKey, Learnt],
-    *,
-    namespace: ToolNamespace,
-    separator: ToolSeparator,
-    previous: ToolSnapshot,
-) -> tuple[tuple[ToolEntry, ...], tuple[Collision, ...]]:
+    kind: Kind, offers: list[tuple[ServerView, Learnt]], naming: Naming, previous: Snapshot
+) -> tuple[tuple[Entry, ...], tuple[NameConflict, ...]]:
     """The entries where some want the same name: who gets it depends on all of them."""
-    offered = [
-        (view, known, tool)
-        for view in views
-        if (known := learnt.get(view.spec_key)) is not None
-        for tool in known.tools
-        if view.expose_tools is None or tool.name in view.expose_tools
-    ]
-    naming = assign_names(
-        [(view.name, tool.name) for view, _, tool in offered], separator=separator, strategy=namespace
+    offered = [(view, known, one) for view, known in offers for one in _offered(kind, view, known)]
+    names = assign_names(
+        [(view.name, one.name) for view, _, one in offered],
+        separator=naming.separator,
+        strategy=naming.namespace,
     )
-    former = previous.by_server
     entries = _in_order(
-        _entry(
-            naming.names[view.name, tool.name],
-            view,
-            known,
-            tool,
-            former=former.get(view.name, _NONE).get(tool.name),
-        )
-        for view, known, tool in offered
+        kind,
+        (
+            _entry(
+                names.names[view.name, one.name],
+                view,
+                known,
+                one,
+                former=previous.by_server.get(view.name, _NONE).get(raw_key(one)),
+            )
+            for view, known, one in offered
+        ),
     )
-    return entries, naming.collisions
+    conflicts = tuple(
+        NameConflict(
+            wanted=collision.wanted,
+            holder=ServerName(collision.holder[0]),
+            server=ServerName(collision.server),
+            raw_name=collision.raw,
+            given=collision.listed,
+        )
+        for collision in names.collisions
+    )
+    return entries, conflicts
 
 
-def _in_order(entries: Iterable[ToolEntry]) -> tuple[ToolEntry, ...]:
-    return tuple(sorted(entries, key=attrgetter("name")))
+_BY_NAME = attrgetter("name")
+_TEMPLATES_LAST = attrgetter("is_template", "name")
 
 
-def _entry(
-    name: str, view: ServerView, known: Learnt, tool: ListedTool, *, former: ToolEntry | None
-) -> ToolEntry:
-    """The tool as clients see it; the former entry where nothing of it has changed, as most have not."""
+def _in_order(kind: Kind, entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    """By name; they come in the order of their servers, which equal names keep."""
+    return tuple(sorted(entries, key=_TEMPLATES_LAST if kind == "resources" else _BY_NAME))
+
+
+def _entry(name: str, view: ServerView, known: Learnt, one: Listed, *, former: Entry | None) -> Entry:
+    """The entry as clients see it; the former one where nothing of it has changed, as most have not."""
     if (
         former is not None
         and former.name == name
-        and former.raw_definition == tool.definition
+        and former.raw_definition == one.definition
         and former.spec_key == view.spec_key
         and former.source is known.source
         and former.stale is known.stale
     ):
         return former
-    definition = tool.definition if name == tool.name else rename_definition(tool.definition, name)
-    return ToolEntry(
+    # A resource's name is for people; what tells it apart is its URI, which stays.
+    keeps_its_bytes = name == one.name
+    definition = one.definition if keeps_its_bytes else rename_definition(one.definition, name)
+    return Entry(
         name=name,
         server=view.name,
         spec_key=view.spec_key,
-        raw_name=tool.name,
+        raw_name=one.name,
         definition=definition,
-        raw_definition=tool.definition,
+        raw_definition=one.definition,
         digest=hashlib.sha256(definition).digest(),
         source=known.source,
         stale=known.stale,
-        safe_to_repeat=tool.read_only or tool.idempotent,
+        safe_to_repeat=one.read_only or one.idempotent,
+        is_template=one.is_template,
     )

@@ -6,7 +6,7 @@ when that view's ETag is another than the one it was told last; versions in betw
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
@@ -15,16 +15,15 @@ from loguru import logger
 from .context import NodeContext
 from .index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from .kernel import LoopActor, handles
-from .world import Selector
+from .snapshot import KINDS
 
 
 @dataclass(frozen=True, slots=True)
 class Consumer:
-    """One that wants to hear, and the ETag it knows."""
+    """One that wants to hear, and the ETags it knows, in the order of `KINDS`."""
 
-    selector: Selector
-    etag: str
-    notify: Callable[[SnapshotChanged], None]
+    join: Join
+    etags: tuple[str, ...]
 
 
 class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
@@ -38,8 +37,9 @@ class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
         self._keep(dict(estate or {}))
         if estate:
             # The change that was in hand when the last incarnation ended, if there was one.
-            tools = self._node.world.world.tools
-            self.note(SnapshotChanged("tools", tools.version, tools.etag))
+            for kind in KINDS:
+                snapshot = self._node.world.world.snapshot(kind)
+                self.note(SnapshotChanged(kind, snapshot.version, snapshot.etag))
 
     @property
     def _consumers(self) -> Mapping[ConsumerId, Consumer]:
@@ -47,8 +47,9 @@ class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
 
     @handles(Join)
     def _on_join(self, message: Join) -> None:
-        etag = self._node.world.world.tool_view(message.selector).etag
-        self._keep({**self._consumers, message.consumer: Consumer(message.selector, etag, message.notify)})
+        world = self._node.world.world
+        etags = tuple(world.view(kind, message.selector, message.profile).etag for kind in KINDS)
+        self._keep({**self._consumers, message.consumer: Consumer(message, etags)})
 
     @handles(Leave)
     def _on_leave(self, message: Leave) -> None:
@@ -58,21 +59,26 @@ class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
     def _on_snapshot_changed(self, message: SnapshotChanged) -> None:
         """Read the world of now, not of when the message was sent: the latest wins."""
         world = self._node.world.world
+        kind, at = message.kind, KINDS.index(message.kind)
+        version = world.snapshot(kind).version
         told: dict[ConsumerId, Consumer] = {}
         for key, consumer in self._consumers.items():
-            etag = world.tool_view(consumer.selector).etag
-            if etag != consumer.etag:
-                told[key] = replace(consumer, etag=etag)
-                self._tell(consumer, SnapshotChanged(message.kind, world.tools.version, etag))
+            join = consumer.join
+            etag = world.view(kind, join.selector, join.profile).etag
+            if etag != consumer.etags[at]:
+                etags = (*consumer.etags[:at], etag, *consumer.etags[at + 1 :])
+                told[key] = replace(consumer, etags=etags)
+                self._tell(join, SnapshotChanged(kind, version, etag))
         if told:
             self._keep({**self._consumers, **told})
 
-    def _tell(self, consumer: Consumer, news: SnapshotChanged) -> None:
+    def _tell(self, join: Join, news: SnapshotChanged) -> None:
         try:
-            consumer.notify(news)
+            join.notify(news)
         except Exception as error:  # noqa: BLE001  (a foreign callback: its failure is its own)
             logger.opt(exception=error).warning("a subscriber could not be told of a change")
 
     def _keep(self, consumers: dict[ConsumerId, Consumer]) -> None:
         self.estate = MappingProxyType(consumers)
-        self._node.metrics.subscribers("tools").set(len(consumers))
+        for kind in KINDS:
+            self._node.metrics.subscribers(kind).set(len(consumers))

@@ -1,21 +1,26 @@
 """The one frozen value that every request reads, and the cell it stands in.
 
 A request reads `cell.world` once and works on that; what is published meanwhile is for the next one. Only the
-index and a reload assign it, on the loop's thread.
+indexes and a reload assign it, on the loop's thread.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from mcpv_node.protocol import one_line, tools_result
-from mcpv_node.settings import ServerName, ServerSpec
+from mcpv_node.protocol import ListName, ServerHello, one_line, open_list_result
+from mcpv_node.settings import ServerName, ServerSpec, SpecKey
 
+from .callers import EMPTY_PROFILE, ClientProfile
 from .kernel import Handle
 from .server_type.messages import ServerTypeMessage
-from .snapshot import EMPTY_TOOLS, ServerView, ToolEntry, ToolSnapshot, fingerprint
+from .snapshot import Entry, Kind, ServerView, Snapshot, empty_snapshot, fingerprint, raw_key
+
+# Views that are remembered in one world; past it somebody asks for ever new selections, and all are made anew.
+REMEMBERED_VIEWS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +39,14 @@ class Selector:
             return not view.tags or bool(view.tags & self.tags)
         return True
 
+    def thins_out(self, kind: Kind) -> bool:
+        """Whether some entries of the servers it selects are hidden."""
+        return False
+
+    def shows(self, kind: Kind, entry: Entry) -> bool:
+        """Whether it shows this entry of a server that it selects."""
+        return True
+
 
 EVERYTHING = Selector()
 
@@ -49,34 +62,54 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolView:
-    """What one selector sees of the tools, with the bytes of its pages."""
+class ListPage:
+    """A part of a list: a JSON object on one line that is not closed yet, and the name it ends with."""
 
+    opened: bytes
+    last: str | None  # None: nothing follows
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What one selector sees of a kind, with the bytes of its pages."""
+
+    kind: Kind
     etag: str
-    entries: tuple[ToolEntry, ...]
-    targets: Mapping[str, ToolEntry]  # every name a call may use here
+    entries: tuple[Entry, ...]  # in the order of their shown names
+    targets: Mapping[str, Entry]  # every name a request may use here
     raw_names: bool
     page_size: int
+    _pages: dict[tuple[ListName, str | None], ListPage] = field(
+        default_factory=dict[tuple[ListName, str | None], ListPage], repr=False, compare=False
+    )
 
-    def page(self, number: int) -> bytes | None:
-        """The result of `tools/list` for one page, on one line, or None past the end."""
-        start = number * self.page_size
-        if number and start >= len(self.entries):
-            return None
-        cached = self._pages.get(number)
+    def name_of(self, entry: Entry) -> str:
+        """The name an entry has here."""
+        return entry.raw_name if self.raw_names else entry.name
+
+    def definition_of(self, entry: Entry) -> bytes:
+        """The definition under the name it has here."""
+        return entry.raw_definition if self.raw_names else entry.definition
+
+    def page(self, kind: ListName, after: str | None = None) -> ListPage:
+        """The part of a list behind the name `after`; of a name that is gone, behind where it would be."""
+        cached = self._pages.get((kind, after))
         if cached is None:
-            entries = self.entries[start : start + self.page_size]
-            more = start + self.page_size < len(self.entries)
-            cached = one_line(
-                tools_result(
-                    [entry.raw_definition if self.raw_names else entry.definition for entry in entries],
-                    next_cursor=f"{self.etag}.{number + 1}" if more else None,
-                )
-            )
-            self._pages[number] = cached
+            cached = self._make_page(kind, after)
+            # Who asks for places that no page ends at fills no memory.
+            if after is None or len(self._pages) <= len(self.entries) // self.page_size + 2:
+                self._pages[kind, after] = cached
         return cached
 
-    _pages: dict[int, bytes] = field(default_factory=dict[int, bytes], repr=False, compare=False)
+    def _make_page(self, kind: ListName, after: str | None) -> ListPage:
+        entries = self.entries
+        if self.kind == "resources":
+            entries = tuple(entry for entry in entries if entry.is_template is (kind == "templates"))
+        start = 0 if after is None else bisect_right(entries, after, key=self.name_of)
+        shown = entries[start : start + self.page_size]
+        is_last = start + self.page_size >= len(entries)
+        opened = open_list_result(kind, [self.definition_of(entry) for entry in shown])
+        return ListPage(one_line(opened), None if is_last else self.name_of(shown[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,41 +118,72 @@ class World:
 
     revision: int = 0
     servers: Mapping[ServerName, Server] = field(default_factory=lambda: MappingProxyType({}))
-    tools: ToolSnapshot = EMPTY_TOOLS
+    tools: Snapshot = field(default_factory=lambda: empty_snapshot("tools"))
+    resources: Snapshot = field(default_factory=lambda: empty_snapshot("resources"))
+    prompts: Snapshot = field(default_factory=lambda: empty_snapshot("prompts"))
+    hellos: Mapping[SpecKey, ServerHello] = field(default_factory=lambda: MappingProxyType({}))
     page_size: int = 1000
-    _views: dict[Selector, ToolView] = field(
-        default_factory=dict[Selector, ToolView], repr=False, compare=False
+    _views: dict[tuple[Kind, Selector, ClientProfile], View] = field(
+        default_factory=dict[tuple[Kind, Selector, ClientProfile], View], repr=False, compare=False
     )
 
-    def tool_view(self, selector: Selector) -> ToolView:
-        """What `selector` sees. Memoised here, so it dies with this world."""
-        view = self._views.get(selector)
+    def snapshot(self, kind: Kind) -> Snapshot:
+        """The whole catalog of one kind."""
+        match kind:
+            case "tools":
+                return self.tools
+            case "resources":
+                return self.resources
+            case "prompts":
+                return self.prompts
+
+    def view(self, kind: Kind, selector: Selector, profile: ClientProfile = EMPTY_PROFILE) -> View:
+        """What `selector` sees of a kind. Memoised here, so it dies with this world."""
+        snapshot = self.snapshot(kind)
+        known_profile = profile if profile in snapshot.variants else EMPTY_PROFILE
+        view = self._views.get((kind, selector, known_profile))
         if view is None:
-            view = self._views[selector] = self._make_view(selector)
+            if len(self._views) >= REMEMBERED_VIEWS:
+                self._views.clear()
+            view = self._make_view(snapshot.for_profile(known_profile), selector)
+            self._views[kind, selector, known_profile] = view
         return view
 
-    def _make_view(self, selector: Selector) -> ToolView:
-        tools = self.tools
+    def selected(self, selector: Selector) -> Iterable[Server]:
+        """The servers that `selector` sees, by name."""
+        return (server for server in self.servers.values() if selector.selects(server.view))
+
+    def _make_view(self, snapshot: Snapshot, selector: Selector) -> View:
+        kind = snapshot.kind
         raw_names = selector.server is not None
-        visible = frozenset(name for name, server in self.servers.items() if selector.selects(server.view))
-        if not raw_names and tools.by_server.keys() <= visible:
-            return ToolView(
-                etag=fingerprint(tools.entries),
-                entries=tools.entries,
-                targets=_AllTargets(tools),
+        visible = frozenset(server.view.name for server in self.selected(selector))
+        is_whole = snapshot.by_server.keys() <= visible and not selector.thins_out(kind)
+        if is_whole and not raw_names and not snapshot.conflicts:
+            return View(
+                kind=kind,
+                etag=snapshot.etag,
+                entries=snapshot.entries,
+                targets=_AllTargets(snapshot),
                 raw_names=False,
                 page_size=self.page_size,
             )
-        entries = tuple(entry for entry in tools.entries if entry.server in visible)
-        targets: dict[str, ToolEntry] = {}
+        seen = (
+            entry for entry in snapshot.entries if entry.server in visible and selector.shows(kind, entry)
+        )
+        # Of one URI that several servers list, the first server's stands.
+        entries = tuple({(entry.name, entry.is_template): entry for entry in reversed(list(seen))}.values())
+        targets: dict[str, Entry] = {}
         if raw_names:
             entries = tuple(sorted(entries, key=lambda entry: entry.raw_name))
-            targets.update((entry.raw_name, entry) for entry in entries)
         else:
+            entries = entries[::-1]
             # `server.tool` is always accepted, in the server's own spelling; a listed name wins.
             targets.update((f"{entry.server}.{entry.raw_name}", entry) for entry in entries)
-            targets.update((entry.name, entry) for entry in entries)
-        return ToolView(
+        targets.update(
+            (raw_key(entry) if raw_names or entry.is_template else entry.name, entry) for entry in entries
+        )
+        return View(
+            kind=kind,
             etag=fingerprint(entries),
             entries=entries,
             targets=MappingProxyType(targets),
@@ -128,25 +192,25 @@ class World:
         )
 
 
-class _AllTargets(Mapping[str, ToolEntry]):
-    """Every name a call may use where all servers are seen: looked up, because making them all takes long.
+class _AllTargets(Mapping[str, Entry]):
+    """Every name a request may use where all is seen: looked up, because making them all takes long.
 
     `server.tool` is always accepted, in the server's own spelling; a listed name wins.
     """
 
-    __slots__ = ("_tools",)
+    __slots__ = ("_snapshot",)
 
-    def __init__(self, tools: ToolSnapshot) -> None:
-        self._tools = tools
+    def __init__(self, snapshot: Snapshot) -> None:
+        self._snapshot = snapshot
 
-    def __getitem__(self, name: str) -> ToolEntry:
-        entry = self._tools.by_name.get(name)
+    def __getitem__(self, name: str) -> Entry:
+        entry = self._snapshot.by_name.get(name)
         if entry is not None:
             return entry
         # Both a server's name and a tool's may have a dot in it.
         server, dot, raw_name = name.partition(".")
         while dot:
-            entries = self._tools.by_server.get(ServerName(server))
+            entries = self._snapshot.by_server.get(ServerName(server))
             if entries is not None and raw_name in entries:
                 return entries[raw_name]
             more, dot, raw_name = raw_name.partition(".")
@@ -154,8 +218,8 @@ class _AllTargets(Mapping[str, ToolEntry]):
         raise KeyError(name)
 
     def __iter__(self) -> Iterator[str]:
-        dotted = (f"{entry.server}.{entry.raw_name}" for entry in self._tools.entries)
-        return iter(dict.fromkeys([*dotted, *self._tools.by_name]))
+        dotted = (f"{entry.server}.{entry.raw_name}" for entry in self._snapshot.entries)
+        return iter(dict.fromkeys([*dotted, *self._snapshot.by_name]))
 
     def __len__(self) -> int:
         return sum(1 for _ in self)
@@ -169,8 +233,23 @@ class WorldCell:
     def __init__(self, world: World) -> None:
         self.world = world
 
-    def publish_tools(self, tools: ToolSnapshot) -> None:
-        self.world = replace(self.world, revision=self.world.revision + 1, tools=tools, _views={})
+    def publish(self, snapshot: Snapshot, hellos: Mapping[SpecKey, ServerHello] | None = None) -> None:
+        """Replace one kind's snapshot, and with it what the servers say of themselves."""
+        world = self.world
+        match snapshot.kind:
+            case "tools":
+                world = replace(world, tools=snapshot)
+            case "resources":
+                world = replace(world, resources=snapshot)
+            case "prompts":
+                world = replace(world, prompts=snapshot)
+        self.world = replace(
+            world,
+            revision=world.revision + 1,
+            hellos=world.hellos if hellos is None else hellos,
+            # What others see of the other kinds is as it was.
+            _views={key: view for key, view in world._views.items() if key[0] != snapshot.kind},
+        )
 
     def publish_servers(self, servers: Mapping[ServerName, Server]) -> None:
         self.world = replace(

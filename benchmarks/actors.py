@@ -28,6 +28,7 @@ from loguru import logger
 from support import Node, Options, Report, echo_entry, ms, percentile, rss_kb, run_benchmark, us
 
 from mcpv_node.actors import Server, Subscribers, World, WorldCell
+from mcpv_node.actors.callers import EMPTY_PROFILE
 from mcpv_node.actors.index_messages import (
     ConsumerId,
     Join,
@@ -44,9 +45,9 @@ from mcpv_node.actors.kernel import (
     handles,
 )
 from mcpv_node.actors.server_type import ServerTypeMessage
-from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, merge_tools
+from mcpv_node.actors.snapshot import Learnt, Naming, ServerView, Source, empty_snapshot, merge
 from mcpv_node.actors.world import EVERYTHING
-from mcpv_node.protocol import parse_tools_page
+from mcpv_node.protocol import parse_page
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, group_servers
 from mcpv_node.supervisors import ChildSpec, RestartWindow, Supervisor, SupervisorSpec
 
@@ -266,7 +267,7 @@ async def measure_crashes(options: Options, report: Report) -> None:
 
 
 def learnt_of(view: ServerView, result: bytes) -> Learnt:
-    return Learnt(view.spec_key, CALLER.profile, parse_tools_page(result).entries, Source.LIVE)
+    return Learnt(view.spec_key, CALLER.profile, parse_page("tools", result).entries, Source.LIVE)
 
 
 def big_world(system: ActorSystem) -> tuple[World, dict[Any, Learnt]]:
@@ -288,7 +289,8 @@ def big_world(system: ActorSystem) -> tuple[World, dict[Any, Learnt]]:
 
 def merged(world: World, learnt: Mapping[Any, Learnt], **more: Any) -> Any:
     views = [server.view for server in world.servers.values()]
-    return merge_tools(views, learnt, namespace="prefix", separator="_", **more)
+    by_profile = {(key, EMPTY_PROFILE): known for key, known in learnt.items()}
+    return merge(views, by_profile, naming=Naming(), **more)
 
 
 async def measure_broadcast(options: Options, report: Report) -> None:
@@ -310,11 +312,11 @@ async def measure_broadcast(options: Options, report: Report) -> None:
         for number in range(SUBSCRIBERS):
             subscribers.tell(Join(ConsumerId(number), EVERYTHING, notify))
         few = dict(list(learnt.items())[:10])
-        snapshots = [merged(world, some, previous=EMPTY_TOOLS) for some in ({}, few)]
+        snapshots = [merged(world, some, previous=empty_snapshot("tools")) for some in ({}, few)]
         times: list[float] = []
         for number in range(options.samples):
-            node.world.publish_tools(snapshots[number % 2])
-            node.world.world.tool_view(EVERYTHING)
+            node.world.publish(snapshots[number % 2])
+            node.world.world.view("tools", EVERYTHING)
             if number == 0:
                 subscribers.tell(SnapshotChanged("tools", 1, ""))
                 await asyncio.sleep(0.1)
@@ -336,7 +338,7 @@ async def measure_rebuild(options: Options, report: Report) -> None:
     world, learnt = big_world(system)
     system.close()
     cell = WorldCell(world)
-    snapshot = merged(world, learnt, previous=EMPTY_TOOLS)
+    snapshot = merged(world, learnt, previous=empty_snapshot("tools"))
     key = next(iter(learnt))
     merges: list[float] = []
     views: list[float] = []
@@ -345,9 +347,9 @@ async def measure_rebuild(options: Options, report: Report) -> None:
         learnt[key] = replace(learnt[key], tools=tools)
         began = perf_counter()
         snapshot = merged(world, learnt, previous=snapshot)
-        cell.publish_tools(snapshot)
+        cell.publish(snapshot)
         published = perf_counter()
-        cell.world.tool_view(EVERYTHING)
+        cell.world.view("tools", EVERYTHING)
         merges.append(published - began)
         views.append(perf_counter() - published)
     took = median(merges)

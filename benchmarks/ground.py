@@ -26,6 +26,7 @@ from mcpv_node.actors.kernel import (
 )
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Release, new_lease_id
 from mcpv_node.actors.server_type import ServerTypeMessage
+from mcpv_node.actors.snapshot import KINDS
 from mcpv_node.protocol import parse_initialize_result
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, group_servers
 from mcpv_node.telemetry import SystemClock
@@ -54,7 +55,7 @@ def make_context(system: ActorSystem, world: World, *, folder: Path) -> NodeCont
         world=WorldCell(world),
         metrics=Metrics(),
         events=events,
-        index=Handle[IndexMessage].create(system, "index"),
+        indexes={kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS},
         subscribers=Handle[SubscribersMessage].create(system, "subscribers"),
         clients=Handle[ClientsMessage].create(system, "clients"),
     )

@@ -7,7 +7,7 @@ the servers' own state is none of its business.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ from loguru import logger
 
 from mcpv_node.actors.index_messages import IndexMessage, Unlearnt
 from mcpv_node.actors.kernel import ExitReason, Handle, KernelActor, handles
+from mcpv_node.actors.snapshot import Kind
 from mcpv_node.settings import SpecKey
 
 from .backoff import Backoff
@@ -44,7 +45,7 @@ class ProbeSpec:
 
 @dataclass(frozen=True, slots=True)
 class _Missing:
-    outcome: tuple[SpecKey, ...] | Exception
+    outcome: frozenset[SpecKey] | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,7 @@ class Bootstrap(DynamicSupervisor):
     def __init__(
         self,
         probes: Sequence[ProbeSpec],
-        index: Handle[IndexMessage],
+        indexes: Mapping[Kind, Handle[IndexMessage]],
         *,
         concurrency: int,
         sink: EventSink = log_event,
@@ -71,19 +72,24 @@ class Bootstrap(DynamicSupervisor):
             sink=sink,
         )
         self._probes = tuple(probes)
-        self._index = index
+        self._indexes = indexes
         self._concurrency = concurrency
         self._pending: deque[ProbeSpec] = deque()
 
     def on_start(self, estate: None = None) -> None:
         if self._probes:
-            self.run(self._index.ask(Unlearnt(), ASK_TIMEOUT), _Missing)
+            self.run(self._ask_what_is_missing(), _Missing)
+
+    async def _ask_what_is_missing(self) -> frozenset[SpecKey]:
+        """Of some server one kind may be known and another not: the file is of an older node."""
+        missing = [await index.ask(Unlearnt(), ASK_TIMEOUT) for index in self._indexes.values()]
+        return frozenset(key for keys in missing for key in keys)
 
     @handles(_Missing)
     def _on_missing(self, message: _Missing) -> None:
         if isinstance(message.outcome, Exception):
             raise message.outcome
-        missing = frozenset(message.outcome)
+        missing = message.outcome
         self._pending.extend(probe for probe in self._probes if probe.spec_key in missing)
         for _ in range(min(self._concurrency, len(self._pending))):
             self._start_next()

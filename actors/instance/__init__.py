@@ -11,9 +11,10 @@ from .messages import (
     Describe,
     ExitDetail,
     InstanceMessage,
+    Lists,
     ListsFailed,
+    ReadLists,
     StopInstance,
-    ToolLists,
 )
 
 __all__ = [
@@ -24,7 +25,8 @@ __all__ = [
     "CancelCall",
     "ExitDetail",
     "InstanceMessage",
+    "Lists",
     "ListsFailed",
+    "ReadLists",
     "StopInstance",
-    "ToolLists",
 ]

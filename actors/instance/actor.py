@@ -8,14 +8,16 @@ group is left. The lists are read once the instance is ready, after the first wa
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from enum import Enum
+from types import MappingProxyType
 
 from loguru import logger
 from msgspec import Raw
 
+from mcpv_node.actors.callers import EMPTY_PROFILE, ClientProfile
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.guard import Enlist, GuardMessage, StrikeOff
-from mcpv_node.actors.index_messages import IndexMessage
 from mcpv_node.actors.kernel import (
     Deferred,
     ExitReason,
@@ -29,11 +31,11 @@ from mcpv_node.actors.kernel import (
 )
 from mcpv_node.actors.leases import InstanceId, Release
 from mcpv_node.actors.server_type.messages import ServerTypeMessage
+from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.protocol import (
     INITIALIZE,
     INITIALIZED,
     LATEST_LEGACY,
-    LIST_TOOLS,
     METHOD_NOT_FOUND,
     PING,
     CallFailure,
@@ -73,7 +75,7 @@ from mcpv_node.transports import (
 from mcpv_node.version import VERSION
 
 from .bad_lines import BadLines, our_id
-from .lists import ListReader
+from .lists import ListReader, announces
 from .memory import complaint, look_interval
 from .messages import (
     Answer,
@@ -89,6 +91,7 @@ from .messages import (
     InstanceReady,
     InstanceRetiring,
     InstanceStarting,
+    ReadLists,
     StopInstance,
 )
 from .moments import (
@@ -98,6 +101,7 @@ from .moments import (
     MemorySeen,
     PatienceOver,
     PingTurn,
+    Poll,
     StartTimedOut,
     StillBad,
     StillOpenEnded,
@@ -137,6 +141,8 @@ MAX_UNSENT = 64 * 1024 * 1024
 
 STDERR_LINES = 20
 
+CHANGED: Mapping[str, Kind] = MappingProxyType({f"notifications/{kind}/list_changed": kind for kind in KINDS})
+
 
 class Phase(Enum):
     """Where in its life the session is."""
@@ -159,7 +165,7 @@ class Instance(LoopActor[None]):
         instance_id: InstanceId,
         owner: Handle[ServerTypeMessage],
         guard: Handle[GuardMessage],
-        index: Handle[IndexMessage],
+        profile: ClientProfile = EMPTY_PROFILE,
     ) -> None:
         super().__init__()
         self._node = node
@@ -177,7 +183,9 @@ class Instance(LoopActor[None]):
         self._own = OwnRequests(
             send=self._send, time_over=lambda delay, number: self.after(delay, Unanswered(number))
         )
-        self._lists = ListReader(spec_key, instance_id, index, self._ask_for_list)
+        self._lists = ListReader(spec_key, profile, instance_id, node.indexes, self._ask_for_list)
+        self._to_read: frozenset[Kind] = frozenset()
+        self._hello: ServerHello | None = None
         self._sweep_at = float("inf")
         self._sweep: Timer | None = None
         self._list_timer: Timer | None = None
@@ -258,9 +266,13 @@ class Instance(LoopActor[None]):
         if self._start_timer is not None:
             self._start_timer.cancel()
         self._enter(Phase.READY)
+        self._hello = hello
         self._owner.tell(InstanceReady(self._id, hello))
         self._lists.begin(hello)
+        self._to_read = frozenset(KINDS)
         self._list_timer = self.after(LIST_DELAY, ListNow())
+        if self._node.settings.refresh_seconds:
+            self.after(self._node.settings.refresh_seconds, Poll())
         self._pings.begin(self._id)
         if self._spec.limits.memory_mb is not None:
             self.after(stagger(self._id, look_interval(self._spec)), LookAtMemory())
@@ -440,8 +452,8 @@ class Instance(LoopActor[None]):
     def _on_notification(self, message: Notification) -> None:
         if message.method == "notifications/progress":
             self._on_progress(message.params)
-        elif message.method == "notifications/tools/list_changed":
-            self._read_lists_soon()
+        elif (kind := CHANGED.get(message.method)) is not None:
+            self._on_list_changed(kind)
 
     def _on_progress(self, params: Raw | None) -> None:
         try:
@@ -523,8 +535,26 @@ class Instance(LoopActor[None]):
     def _on_list_now(self, _message: ListNow) -> None:
         self._read_lists()
 
-    def _read_lists_soon(self) -> None:
-        if self._phase is Phase.READY and self._list_timer is None:
+    @handles(ReadLists)
+    def _on_read_lists(self, _message: ReadLists) -> None:
+        self._to_read |= frozenset(KINDS)
+        self._read_lists()
+
+    @handles(Poll)
+    def _on_poll(self, _message: Poll) -> None:
+        self._to_read |= frozenset(KINDS)
+        self._read_lists()
+        self.after(self._node.settings.refresh_seconds, Poll())
+
+    def _on_list_changed(self, kind: Kind) -> None:
+        """Only what the server has said it would tell; before the first reading there is nothing to read again."""
+        if self._phase is not Phase.READY or self._hello is None:
+            return
+        if not announces(self._hello.capabilities, kind):
+            self._log.debug("list_changed of {} that it did not say it would tell", kind)
+            return
+        self._to_read |= {kind}
+        if self._list_timer is None:
             self._list_timer = self.after(LIST_DEBOUNCE, ListNow())
 
     def _read_lists(self) -> None:
@@ -532,7 +562,8 @@ class Instance(LoopActor[None]):
             self._list_timer.cancel()
             self._list_timer = None
         if self._phase is Phase.READY:
-            self._lists.read()
+            to_read, self._to_read = self._to_read, frozenset[Kind]()
+            self._lists.read(kind for kind in KINDS if kind in to_read)
 
     # --- the end --------------------------------------------------------------------------------
 
@@ -680,8 +711,8 @@ class Instance(LoopActor[None]):
         self._next_id += 1
         return number
 
-    def _ask_for_list(self, params: bytes | None, then: Then) -> None:
-        self._ask_server(LIST_TOOLS, params, then, timeout=self._spec.call_timeout_seconds)
+    def _ask_for_list(self, method: str, params: bytes | None, then: Then) -> None:
+        self._ask_server(method, params, then, timeout=self._spec.call_timeout_seconds)
 
     def _ask_server(self, method: str, params: bytes | None, then: Then, *, timeout: float) -> None:
         """A request of our own; `then` runs in this actor when the reply comes, with None if none does."""

@@ -1,132 +1,209 @@
-"""Reading a server's lists, page by page, and telling the index.
+"""Reading a server's lists, page by page, and telling the indexes: each kind on its own.
 
-One reading at a time; a change announced meanwhile is read after it. A server without the tools capability has
-said that its list is empty, which is not a failure.
+One reading of a kind at a time; a change announced meanwhile is read after it. A server that does not offer a kind,
+or does not know the method for it, has said that its list is empty, which is not a failure.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 
-from mcpv_node.actors.callers import EMPTY_PROFILE
+from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.index_messages import IndexMessage
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.leases import InstanceId
+from mcpv_node.actors.snapshot import KINDS, LISTS_OF, Kind
 from mcpv_node.protocol import (
+    LISTS,
+    METHOD_NOT_FOUND,
+    Capabilities,
     Failure,
-    ListedTool,
+    Listed,
+    ListName,
     Message,
     Rejected,
     RemoteProtocolError,
     ServerHello,
     Success,
+    error_code,
     list_params,
-    parse_tools_page,
+    parse_page,
 )
 from mcpv_node.settings import SpecKey
 
-from .messages import ListsFailed, ToolLists
+from .messages import Lists, ListsFailed
 
 # A server with more pages than this is counting, not listing.
 MAX_PAGES = 1000
 
 # Sends one request for a page; the callback gets the reply, or None when there was none in time.
-Ask = Callable[[bytes | None, Callable[[Message | None], None]], None]
+Ask = Callable[[str, bytes | None, Callable[[Message | None], None]], None]
+
+
+def offers(capabilities: Capabilities, kind: Kind) -> bool:
+    """Whether the server says that it has lists of this kind."""
+    match kind:
+        case "tools":
+            return capabilities.tools
+        case "resources":
+            return capabilities.resources
+        case "prompts":
+            return capabilities.prompts
+
+
+def announces(capabilities: Capabilities, kind: Kind) -> bool:
+    """Whether the server says that it tells when a list of this kind changes."""
+    match kind:
+        case "tools":
+            return capabilities.tools_list_changed
+        case "resources":
+            return capabilities.resources_list_changed
+        case "prompts":
+            return capabilities.prompts_list_changed
 
 
 class ListReader:
     """See the module. Part of an Instance, which runs its callbacks."""
 
     def __init__(
-        self, spec_key: SpecKey, instance_id: InstanceId, index: Handle[IndexMessage], ask: Ask
+        self,
+        spec_key: SpecKey,
+        profile: ClientProfile,
+        instance_id: InstanceId,
+        indexes: Mapping[Kind, Handle[IndexMessage]],
+        ask: Ask,
     ) -> None:
-        self._spec_key = spec_key
-        self._instance_id = instance_id
-        self._index = index
-        self._ask = ask
         self._hello: ServerHello | None = None
-        self._tools: dict[str, ListedTool] = {}
-        self._rejected: list[Rejected] = []
-        self._cursors: set[str] = set()
-        self._reading = False
-        self._again = False
-        self._readings = 0
+        self._readers = {
+            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask) for kind in KINDS
+        }
 
     def begin(self, hello: ServerHello) -> None:
         """The handshake told what there is to list."""
         self._hello = hello
 
-    def read(self) -> None:
+    def read(self, kinds: Iterable[Kind] = KINDS) -> None:
         """Read all pages, or once more after the reading under way."""
-        hello = self._hello
-        if hello is None:
-            return
-        if self._reading:
-            self._again = True
-            return
-        self._tools = {}
-        self._rejected = []
-        self._cursors = set()
-        if not hello.capabilities.tools:
-            self._tell_learnt(hello)
-            return
-        self._reading = True
-        self._ask(list_params(None), self._on_page)
+        if self._hello is not None:
+            for kind in kinds:
+                self._readers[kind].read(self._hello)
 
     def abandon(self, why: str) -> None:
         """The instance ends: a reading under way has failed."""
-        if self._reading:
-            self._fail(f"the instance ended while its tools were read: {why}")
         self._hello = None
+        for reader in self._readers.values():
+            reader.abandon(why)
+
+
+class _KindReader:
+    """The lists of one kind, one after the other."""
+
+    def __init__(
+        self,
+        kind: Kind,
+        spec_key: SpecKey,
+        profile: ClientProfile,
+        instance_id: InstanceId,
+        index: Handle[IndexMessage],
+        ask: Ask,
+    ) -> None:
+        self._kind: Kind = kind
+        self._spec_key = spec_key
+        self._profile = profile
+        self._instance_id = instance_id
+        self._index = index
+        self._ask = ask
+        self._hello: ServerHello | None = None  # while a reading is under way
+        self._listed: dict[tuple[ListName, str], Listed] = {}
+        self._rejected: list[Rejected] = []
+        self._left: list[ListName] = []
+        self._cursors: set[str] = set()
+        self._again = False
+        self._readings = 0
+
+    def read(self, hello: ServerHello) -> None:
+        if self._hello is not None:
+            self._again = True
+            return
+        self._hello = hello
+        self._listed = {}
+        self._rejected = []
+        self._left = list(LISTS_OF[self._kind]) if offers(hello.capabilities, self._kind) else []
+        self._read_next_list(hello)
+
+    def abandon(self, why: str) -> None:
+        if self._hello is not None:
+            self._fail(f"the instance ended while its {self._kind} were read: {why}")
+
+    def _read_next_list(self, hello: ServerHello) -> None:
+        if self._left:
+            self._cursors = set()
+            self._ask_for_page(None)
+            return
+        self._hello = None
+        self._tell_learnt(hello)
+        if self._again:
+            self._again = False
+            self.read(hello)
+
+    def _ask_for_page(self, cursor: str | None) -> None:
+        self._ask(LISTS[self._left[0]].method, list_params(cursor), self._on_page)
 
     def _on_page(self, reply: Message | None) -> None:
         hello = self._hello
         if hello is None:
             return
+        of = self._left[0]
+        method = LISTS[of].method
+        if isinstance(reply, Failure) and error_code(reply.error) == METHOD_NOT_FOUND:
+            # Many servers that have resources have no templates and do not know the word.
+            self._end_list(hello)
+            return
         if reply is None:
-            self._fail("tools/list was not answered in time")
+            self._fail(f"{method} was not answered in time")
             return
         if not isinstance(reply, Success):
             error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else ""
-            self._fail(f"tools/list was answered with an error: {error[:500]}")
+            self._fail(f"{method} was answered with an error: {error[:500]}")
             return
         try:
-            page = parse_tools_page(reply.result)
+            page = parse_page(of, reply.result)
         except RemoteProtocolError as error:
             self._fail(str(error))
             return
-        for tool in page.entries:
-            self._tools.setdefault(tool.name, tool)
+        for one in page.entries:
+            self._listed.setdefault((of, one.name), one)
         self._rejected.extend(page.rejected)
         cursor = page.next_cursor
         if cursor is None:
-            self._reading = False
-            self._tell_learnt(hello)
-            if self._again:
-                self._again = False
-                self.read()
+            self._end_list(hello)
         elif cursor in self._cursors or len(self._cursors) >= MAX_PAGES:
-            self._fail(f"the pages of tools/list do not end: cursor {cursor[:80]!r} came again")
+            self._fail(f"the pages of {method} do not end: cursor {cursor[:80]!r} came again")
         else:
             self._cursors.add(cursor)
-            self._ask(list_params(cursor), self._on_page)
+            self._ask_for_page(cursor)
+
+    def _end_list(self, hello: ServerHello) -> None:
+        del self._left[0]
+        self._read_next_list(hello)
 
     def _tell_learnt(self, hello: ServerHello) -> None:
         self._readings += 1
         self._index.tell(
-            ToolLists(
+            Lists(
+                self._kind,
                 self._spec_key,
-                EMPTY_PROFILE,
+                self._profile,
                 self._instance_id,
                 hello,
-                tuple(self._tools.values()),
+                tuple(self._listed.values()),
                 tuple(self._rejected),
-                # The first reading is ours; every other one the server asked for.
-                announced=self._readings > 1,
+                offered=offers(hello.capabilities, self._kind),
+                again=self._readings > 1,
             )
         )
 
     def _fail(self, message: str) -> None:
-        self._reading = False
+        self._hello = None
         self._again = False
-        self._index.tell(ListsFailed(self._spec_key, EMPTY_PROFILE, self._instance_id, message))
+        self._index.tell(ListsFailed(self._kind, self._spec_key, self._profile, self._instance_id, message))

@@ -11,7 +11,8 @@ from msgspec import Raw, Struct
 from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import InstanceId, LeaseId
-from mcpv_node.protocol import CallFailure, ListedTool, Rejected, ServerHello, rewrite_call
+from mcpv_node.actors.snapshot import Kind
+from mcpv_node.protocol import CallFailure, Listed, Rejected, ServerHello, rewrite_call
 from mcpv_node.settings import SpecKey
 
 
@@ -36,8 +37,8 @@ class CallFailed(Struct, frozen=True):
 class Call(Request[Answer | CallFailed], Struct, frozen=True):
     """Send one request to the server and wait for its reply.
 
-    `params` are the client's own bytes; `tool` is the server's own name for the tool that is called, and the
-    progress token is the instance's when `on_progress` is given, else there is none. `deadline` (monotonic) is the absolute end of the call;
+    `params` are the client's own bytes; `name` is the server's own name for what they name, where that is another, and
+    the progress token is the instance's when `on_progress` is given, else there is none. `deadline` (monotonic) is the absolute end of the call;
     the idle limit is the server type's own and is reset by progress. `on_progress` gets the params of each
     `notifications/progress` as sent by the server, on the loop's thread; it must not block or raise.
     """
@@ -46,14 +47,14 @@ class Call(Request[Answer | CallFailed], Struct, frozen=True):
     method: str
     params: bytes | Raw | None
     deadline: float
-    tool: str | None = None
+    name: str | None = None
     on_progress: Callable[[Raw], None] | None = None
 
     def params_to_send(self, progress_token: int | None) -> bytes | Raw | None:
         """The params under the server's names and our token; all else is the client's bytes."""
-        if self.tool is None or self.params is None:
-            return self.params
-        return rewrite_call(self.params, name=self.tool, progress_token=progress_token)
+        if self.params is None:
+            return None
+        return rewrite_call(self.params, name=self.name, progress_token=progress_token)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,12 @@ class Describe(Request[InstanceFacts]):
     """What are you doing?"""
 
 
-InstanceMessage: TypeAlias = Call | CancelCall | StopInstance | Describe
+@dataclass(frozen=True, slots=True)
+class ReadLists:
+    """Read all lists again, now."""
+
+
+InstanceMessage: TypeAlias = Call | CancelCall | StopInstance | Describe | ReadLists
 
 
 # --- what an instance tells its server type -----------------------------------------------------
@@ -162,22 +168,27 @@ class CallAbandoned:
 
 
 @dataclass(frozen=True, slots=True)
-class ToolLists:
-    """All pages of a healthy server's tools."""
+class Lists:
+    """All pages of what a healthy server lists of one kind."""
 
+    kind: Kind
     spec_key: SpecKey
     profile: ClientProfile
     instance_id: InstanceId
     hello: ServerHello
-    tools: tuple[ListedTool, ...]
+    listed: tuple[Listed, ...]
     rejected: tuple[Rejected, ...] = ()
-    announced: bool = False  # read because the server said that its list has changed
+    offered: bool = True  # the server says that it has lists of this kind
+    again: bool = (
+        False  # not this instance's first reading: the server had announced a change, or somebody asked
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ListsFailed:
     """The lists could not be read; what was known stays and is marked stale."""
 
+    kind: Kind
     spec_key: SpecKey
     profile: ClientProfile
     instance_id: InstanceId

@@ -30,6 +30,11 @@ class ListNow:
 
 
 @dataclass(frozen=True, slots=True)
+class Poll:
+    """`refreshSeconds` have passed since the last look at the lists."""
+
+
+@dataclass(frozen=True, slots=True)
 class Unanswered:
     """One of our own requests has had its time."""
 

@@ -4,7 +4,7 @@
     ├── guard        ends what outlives the node
     ├── events       ring, logs
     ├── store        catalog files
-    ├── catalog      index of the tools, and who hears of its changes
+    ├── catalog      one index for each kind of list, and who hears of their changes
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key not learnt yet
     ├── clients      who is registered, and so which servers are active
@@ -21,6 +21,7 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -51,7 +52,7 @@ from mcpv_node.actors.instance import InstanceMessage
 from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
 from mcpv_node.actors.leases import InstanceId
 from mcpv_node.actors.server_type import DrainNow, ServerTypeMessage
-from mcpv_node.actors.snapshot import ServerView
+from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
 from mcpv_node.actors.store import StoreMessage
 from mcpv_node.gateway import (
     AuthError,
@@ -71,8 +72,15 @@ from mcpv_node.gateway import (
     read_or_create_token,
 )
 from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
+from mcpv_node.protocol import Sealer
 from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, group_servers
-from mcpv_node.state_dir import StateDirBusy, lock_state_dir, read_or_create_node_id, unlock_state_dir
+from mcpv_node.state_dir import (
+    StateDirBusy,
+    lock_state_dir,
+    read_or_create_node_id,
+    read_or_create_seal_key,
+    unlock_state_dir,
+)
 from mcpv_node.supervisors import (
     Bootstrap,
     ChildExited,
@@ -241,7 +249,9 @@ class NodeRuntime:
         guard = Handle[GuardMessage].create(system, "guard")
         post = GuardPost()
         store = Handle[StoreMessage].create(system, "store")
-        index = Handle[IndexMessage].create(system, "index")
+        indexes: dict[Kind, Handle[IndexMessage]] = {
+            kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
+        }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
         clients = Handle[ClientsMessage].create(system, "clients")
         sessions = Handle[SessionsMessage].create(system, "sessions")
@@ -261,7 +271,7 @@ class NodeRuntime:
             world=WorldCell(self._world(groups)),
             metrics=self.metrics,
             events=events,
-            index=index,
+            indexes=MappingProxyType(indexes),
             subscribers=subscribers,
             clients=clients,
             config_path=self._options.config_path,
@@ -286,7 +296,14 @@ class NodeRuntime:
                         "catalog",
                         SupervisorSpec(
                             children=(
-                                ChildSpec(id="index", start=lambda: Index(context, store), handle=index),
+                                *(
+                                    ChildSpec(
+                                        id=f"index-{kind}",
+                                        start=partial(Index, context, store, kind),
+                                        handle=handle,
+                                    )
+                                    for kind, handle in indexes.items()
+                                ),
                                 ChildSpec(
                                     id="subscribers", start=lambda: Subscribers(context), handle=subscribers
                                 ),
@@ -294,8 +311,8 @@ class NodeRuntime:
                         ),
                         sink=self._on_supervision,
                     ),
-                    self._init_child([self._group_child(group, guard, index) for group in groups]),
-                    *self._bootstrap_child(groups, index),
+                    self._init_child([self._group_child(group, guard) for group in groups]),
+                    *self._bootstrap_child(groups),
                     ChildSpec(id="clients", start=lambda: Clients(context), handle=clients),
                     supervisor_child(
                         "gateway",
@@ -335,9 +352,7 @@ class NodeRuntime:
             kind=ChildKind.SUPERVISOR,
         )
 
-    def _group_child(
-        self, group: ServerGroup, guard: Handle[GuardMessage], index: Handle[IndexMessage]
-    ) -> ServerGroupSpec:
+    def _group_child(self, group: ServerGroup, guard: Handle[GuardMessage]) -> ServerGroupSpec:
         """One server type's group: the supervisor of its instances, then the server type."""
         spec = group.specs[0]
         server = self._servers[ServerName(group.name)]
@@ -357,7 +372,6 @@ class NodeRuntime:
                             instance_id=instance_id,
                             owner=server,
                             guard=guard,
-                            index=index,
                         ),
                         handle=handle,
                         restart=Restart.TEMPORARY,
@@ -400,9 +414,7 @@ class NodeRuntime:
             warm_timeout=spec.start_timeout_seconds + INSTANCE_STOP_MARGIN,
         )
 
-    def _bootstrap_child(
-        self, groups: list[ServerGroup], index: Handle[IndexMessage]
-    ) -> tuple[ChildSpec, ...]:
+    def _bootstrap_child(self, groups: list[ServerGroup]) -> tuple[ChildSpec, ...]:
         settings = self._settings
         if settings.bootstrap_mode == "disabled":
             return ()
@@ -412,7 +424,7 @@ class NodeRuntime:
                 id="bootstrap",
                 start=lambda: Bootstrap(
                     tuple(probes.values()),
-                    index,
+                    self.context.indexes,
                     concurrency=settings.bootstrap_concurrency,
                     sink=self._on_supervision,
                 ),
@@ -461,6 +473,7 @@ class NodeRuntime:
         return DoorServices(
             node=self.context,
             visibility=Visibility(self._settings),
+            sealer=Sealer(read_or_create_seal_key(self._options.state_dir)),
             tokens=tokens,
             version=VERSION,
             tree=self.tree,

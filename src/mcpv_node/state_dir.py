@@ -1,4 +1,4 @@
-"""What marks a state folder as one node's: its lock and its id."""
+"""What marks a state folder as one node's: its lock, its id and its key."""
 
 from __future__ import annotations
 
@@ -10,6 +10,10 @@ from pathlib import Path
 
 LOCK_FILE = "node.lock"
 ID_FILE = "node.id"
+SEAL_FILE = "seal.key"
+
+# What the cipher of sealed handles takes.
+SEAL_KEY_BYTES = 32
 
 # It goes into the environment of children, before a slash.
 _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
@@ -59,4 +63,20 @@ def read_or_create_node_id(state_dir: Path) -> str:
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "w", encoding="ascii") as file:
         file.write(fresh + "\n")
+    return fresh
+
+
+def read_or_create_seal_key(state_dir: Path) -> bytes:
+    """What the node seals its handles with: the same over restarts, so that a cursor outlives one."""
+    path = state_dir / SEAL_FILE
+    try:
+        known = path.read_bytes()
+    except FileNotFoundError:
+        known = b""
+    if len(known) == SEAL_KEY_BYTES:
+        return known
+    fresh = secrets.token_bytes(SEAL_KEY_BYTES)
+    fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(fresh)
     return fresh

@@ -22,8 +22,7 @@ CALLER = make_caller("somebody", None, conversation="session:1")
 
 async def make(node: FakeNode, name: str, **more: Any) -> CallReply:
     context = node.services.node
-    view = context.world.world.tool_view(EVERYTHING)
-    return await call_tool(context, CALLER, view, Raw(json.dumps({"name": name}).encode()), **more)
+    return await call_tool(context, CALLER, EVERYTHING, Raw(json.dumps({"name": name}).encode()), **more)
 
 
 def error_of(reply: CallReply) -> dict[str, Any]:

@@ -119,7 +119,13 @@ def test_the_session_opens_with_the_nodes_own_name_and_the_version_asked_for(tmp
                 result = answer.json()["result"]
                 assert result["protocolVersion"] == answered
                 assert result["serverInfo"] == {"name": "mcpv-node", "version": "1.2.3"}
-                assert result["capabilities"] == {"tools": {"listChanged": True}, "logging": {}}
+                lists = {"listChanged": True}
+                assert result["capabilities"] == {
+                    "tools": lists,
+                    "resources": lists,
+                    "prompts": lists,
+                    "logging": {},
+                }
                 assert len(answer.headers["mcp-session-id"]) >= 22
             await client.close()
 

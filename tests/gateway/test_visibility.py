@@ -42,7 +42,7 @@ def shown(world: World, wanted: Selector, within: Selector = EVERYTHING) -> set[
     selector = visibility.resolve(world, wanted, within=within)
     if selector is None:
         return set()
-    view = visibility.view(world, selector)
+    view = world.view("tools", selector)
     assert {(entry.server, entry.raw_name) for entry in view.targets.values()} == {
         (entry.server, entry.raw_name) for entry in view.entries
     }
@@ -78,12 +78,12 @@ def test_a_view_that_rules_thin_out_is_made_once_for_each_world(world: World) ->
     selector = visibility.resolve(world, FEW)
     assert selector is not None
 
-    first, second = visibility.view(world, selector), visibility.view(world, selector)
-    later = visibility.view(replace(world, _views={}), selector)
+    first, second = world.view("tools", selector), world.view("tools", selector)
+    later = replace(world, _views={}).view("tools", selector)
 
     assert first is second
     assert first is not later
-    assert first.etag == later.etag != world.tool_view(EVERYTHING).etag
+    assert first.etag == later.etag != world.view("tools", EVERYTHING).etag
 
 
 @pytest.mark.parametrize(

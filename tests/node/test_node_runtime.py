@@ -60,7 +60,7 @@ async def call(node: NodeRuntime, name: str, /, **arguments: object) -> dict[str
     context = node.context
     params = json.dumps({"name": name, "arguments": arguments}).encode()
     caller = Caller(principal="test", client="test", key="test")
-    reply = await call_tool(context, caller, context.world.world.tool_view(EVERYTHING), Raw(params))
+    reply = await call_tool(context, caller, EVERYTHING, Raw(params))
     answer: dict[str, Any] = json.loads(bytes(reply.result or reply.error or b"null"))
     return answer
 
@@ -217,12 +217,12 @@ def test_its_id_is_the_same_over_restarts_and_its_servers_carry_it(tmp_path: Pat
 def test_a_crash_inside_is_counted_and_told_and_the_node_goes_on(tmp_path: Path) -> None:
     async def main() -> None:
         async with running(options(tmp_path)) as (node, file):
-            node.context.index.kill("for a test")
-            await until(lambda: under(node.tree(), "catalog", "index").restarts == 1)
+            node.context.indexes["tools"].kill("for a test")
+            await until(lambda: under(node.tree(), "catalog", "index-tools").restarts == 1)
             recent = await node.context.events.ask(RecentEvents(), 5.0)
             kinds = [(str(one.event.kind), one.event.actor) for one in recent]
-            assert ("actor_crashed", "index") in kinds
-            assert ("actor_restarted", "index") in kinds
+            assert ("actor_crashed", "index-tools") in kinds
+            assert ("actor_restarted", "index-tools") in kinds
             assert 'mcpv_actor_restarts_total{actor="Index"} 1.0' in node.metrics.exposition()[0].decode()
             assert await get(file.http, "/readyz") == 200
 

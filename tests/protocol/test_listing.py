@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 
 from mcpv_node.protocol import (
-    ListedTool,
+    Listed,
     Rejected,
     RemoteProtocolError,
     list_params,
-    parse_tools_page,
+    list_result,
+    parse_page,
     rename_definition,
-    tools_result,
 )
 
 SCHEMA = b'"inputSchema":{"type":"object"}'
@@ -25,9 +25,9 @@ def test_a_definition_is_its_servers_own_bytes() -> None:
     odd = b'{ "name" : "a", "x-unknown":1.0, "text":"\\u00e9\\ud83d", ' + SCHEMA + b"}"
     plain = b'{"name":"b",' + SCHEMA + b"}"
 
-    found = parse_tools_page(page(odd, plain))
+    found = parse_page("tools", page(odd, plain))
 
-    assert found.entries == (ListedTool("a", odd), ListedTool("b", plain))
+    assert found.entries == (Listed("a", odd), Listed("b", plain))
     assert found.rejected == ()
     assert found.next_cursor is None
 
@@ -43,8 +43,8 @@ def test_a_definition_is_its_servers_own_bytes() -> None:
     ],
 )
 def test_hints_count_only_when_they_are_plainly_true(annotations: bytes, hints: tuple[bool, bool]) -> None:
-    [tool] = parse_tools_page(
-        page(b'{"name":"a","annotations":' + annotations + b"," + SCHEMA + b"}")
+    [tool] = parse_page(
+        "tools", page(b'{"name":"a","annotations":' + annotations + b"," + SCHEMA + b"}")
     ).entries
 
     assert (tool.read_only, tool.idempotent) == hints
@@ -75,7 +75,7 @@ def test_a_malformed_entry_is_left_out_alone_with_the_reason(
     good = b'{"name":"good",' + SCHEMA + b"}"
     last = b'{"name":"last",' + SCHEMA + b"}"
 
-    found = parse_tools_page(page(good, entry, last))
+    found = parse_page("tools", page(good, entry, last))
 
     assert [tool.name for tool in found.entries] == ["good", "last"]
     assert found.rejected == (Rejected(1, name, why),)
@@ -83,7 +83,7 @@ def test_a_malformed_entry_is_left_out_alone_with_the_reason(
 
 @pytest.mark.parametrize(("raw", "cursor"), [(b'""', ""), (b'"x\\n"', "x\n"), (b"null", None)])
 def test_an_empty_cursor_is_a_cursor(raw: bytes, cursor: str | None) -> None:
-    assert parse_tools_page(b'{"tools":[],"nextCursor":' + raw + b"}").next_cursor == cursor
+    assert parse_page("tools", b'{"tools":[],"nextCursor":' + raw + b"}").next_cursor == cursor
 
 
 @pytest.mark.parametrize(
@@ -98,17 +98,17 @@ def test_an_empty_cursor_is_a_cursor(raw: bytes, cursor: str | None) -> None:
 )
 def test_a_page_that_is_none_is_the_servers_fault(result: bytes, why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
-        parse_tools_page(result)
+        parse_page("tools", result)
 
 
 def test_a_joined_list_is_read_again_as_it_was() -> None:
     definitions = [b'{"name":"a",' + SCHEMA + b"}", b'{"name":"b",  ' + SCHEMA + b"}"]
 
-    found = parse_tools_page(tools_result(definitions, next_cursor='c"'))
+    found = parse_page("tools", list_result("tools", definitions, next_cursor='c"'))
 
     assert [tool.definition for tool in found.entries] == definitions
     assert found.next_cursor == 'c"'
-    assert tools_result([]) == b'{"tools":[]}'
+    assert list_result("tools", []) == b'{"tools":[]}'
 
 
 def test_a_page_is_asked_for_by_its_cursor() -> None:

@@ -23,7 +23,17 @@ from mcpv_node.supervisors.keeper import ChildKeeper
 LONG = 600
 
 # Those whose death nobody outside must notice at all.
-UNNOTICED = ("guard", "events", "store", "index", "subscribers", "sessions", "server-type", "clients")
+UNNOTICED = (
+    "guard",
+    "events",
+    "store",
+    "index-tools",
+    "index-prompts",
+    "subscribers",
+    "sessions",
+    "server-type",
+    "clients",
+)
 
 
 class Inside:

@@ -6,13 +6,22 @@ from collections.abc import Iterable
 from hashlib import sha256
 from typing import Any
 
-from mcpv_node.actors.callers import EMPTY_PROFILE
-from mcpv_node.actors.instance.messages import ListsFailed, ToolLists
+from mcpv_node.actors.callers import EMPTY_PROFILE, ClientProfile
+from mcpv_node.actors.instance.messages import Lists, ListsFailed
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.leases import InstanceId
-from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, ToolSnapshot, merge_tools
+from mcpv_node.actors.snapshot import (
+    Kind,
+    Learnt,
+    Naming,
+    ServerView,
+    Snapshot,
+    Source,
+    empty_snapshot,
+    merge,
+)
 from mcpv_node.actors.world import Server, World
-from mcpv_node.protocol import Capabilities, ListedTool, Rejected, ServerHello
+from mcpv_node.protocol import Capabilities, Listed, Rejected, ServerHello
 from mcpv_node.settings import ServerName, ServerSpec, SpecKey
 
 
@@ -21,7 +30,7 @@ def key_of(server: str) -> SpecKey:
     return SpecKey(sha256(server.encode()).hexdigest())
 
 
-def tool(name: str, note: str = "", *, read_only: bool = False) -> ListedTool:
+def tool(name: str, note: str = "", *, read_only: bool = False) -> Listed:
     """A tool as a server lists it; its white space and its unknown member must survive."""
     hints = b',"annotations":{"readOnlyHint":true}' if read_only else b""
     definition = b'{"name":"%s", "inputSchema": {"type":"object"},"x":"%s"%s}' % (
@@ -29,7 +38,7 @@ def tool(name: str, note: str = "", *, read_only: bool = False) -> ListedTool:
         note.encode(),
         hints,
     )
-    return ListedTool(name, definition, read_only=read_only)
+    return Listed(name, definition, read_only=read_only)
 
 
 def view(
@@ -43,19 +52,22 @@ def view(
     )
 
 
-def learnt(server: str, *tools: ListedTool, stale: bool = False, source: Source = Source.LIVE) -> Learnt:
+def learnt(server: str, *tools: Listed, stale: bool = False, source: Source = Source.LIVE) -> Learnt:
     return Learnt(key_of(server), EMPTY_PROFILE, tools, source, stale)
 
 
 def merged(
-    servers: Iterable[ServerView], *lists: Learnt, previous: ToolSnapshot = EMPTY_TOOLS, **names: Any
-) -> ToolSnapshot:
-    return merge_tools(
+    servers: Iterable[ServerView],
+    *lists: Learnt,
+    previous: Snapshot | None = None,
+    kind: Kind = "tools",
+    **names: Any,
+) -> Snapshot:
+    return merge(
         servers,
-        {one.spec_key: one for one in lists},
-        namespace=names.get("namespace", "prefix"),
-        separator=names.get("separator", "_"),
-        previous=previous,
+        {(one.spec_key, one.profile): one for one in lists},
+        naming=Naming(names.get("namespace", "prefix"), names.get("separator", "_")),
+        previous=previous or empty_snapshot(kind),
     )
 
 
@@ -64,9 +76,11 @@ def servers_of(views: Iterable[ServerView], handle: Handle[Any]) -> dict[ServerN
 
 
 def world_of(
-    views: Iterable[ServerView], handle: Handle[Any], tools: ToolSnapshot = EMPTY_TOOLS, page_size: int = 1000
+    views: Iterable[ServerView], handle: Handle[Any], tools: Snapshot | None = None, page_size: int = 1000
 ) -> World:
-    return World(servers=servers_of(views, handle), tools=tools, page_size=page_size)
+    return World(
+        servers=servers_of(views, handle), tools=tools or empty_snapshot("tools"), page_size=page_size
+    )
 
 
 def hello(*, tools: bool = True) -> ServerHello:
@@ -79,13 +93,25 @@ def hello(*, tools: bool = True) -> ServerHello:
 
 
 def lists(
-    server: str, *tools: ListedTool, has_tools: bool = True, rejected: tuple[Rejected, ...] = ()
-) -> ToolLists:
+    server: str,
+    *tools: Listed,
+    has_tools: bool = True,
+    rejected: tuple[Rejected, ...] = (),
+    kind: Kind = "tools",
+    profile: ClientProfile = EMPTY_PROFILE,
+) -> Lists:
     """What an instance of `server` tells once it has read all pages."""
-    return ToolLists(
-        key_of(server), EMPTY_PROFILE, InstanceId(f"{server}-1"), hello(tools=has_tools), tools, rejected
+    return Lists(
+        kind,
+        key_of(server),
+        profile,
+        InstanceId(f"{server}-1"),
+        hello(tools=has_tools),
+        tools,
+        rejected,
+        offered=has_tools,
     )
 
 
-def lists_failed(server: str) -> ListsFailed:
-    return ListsFailed(key_of(server), EMPTY_PROFILE, InstanceId(f"{server}-1"), "no luck")
+def lists_failed(server: str, kind: Kind = "tools") -> ListsFailed:
+    return ListsFailed(kind, key_of(server), EMPTY_PROFILE, InstanceId(f"{server}-1"), "no luck")

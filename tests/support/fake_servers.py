@@ -46,10 +46,10 @@ from mcpv_node.actors.server_type.messages import (
     Why,
     WhyReport,
 )
-from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, ServerView, Source, merge_tools
+from mcpv_node.actors.snapshot import KINDS, Learnt, Naming, ServerView, Source, empty_snapshot, merge
 from mcpv_node.actors.world import Server, World, WorldCell
 from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
-from mcpv_node.protocol import CallFailure, ListedTool, Reason
+from mcpv_node.protocol import CallFailure, Listed, Reason, Sealer
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, SpecKey
 from mcpv_node.telemetry import Event, SystemClock
 from mcpv_node.telemetry.clock import Clock
@@ -315,10 +315,10 @@ def make_settings(**changes: Any) -> NodeSettings:
     return NodeSettings(**given)
 
 
-def listed(name: str) -> ListedTool:
+def listed(name: str) -> Listed:
     """A tool as a server lists it; white space and unknown members must survive."""
     definition = b'{"name":"%s", "inputSchema": {"type":"object"},"x":1.0}' % name.encode()
-    return ListedTool(name, definition, read_only=name == "repeatable")
+    return Listed(name, definition, read_only=name == "repeatable")
 
 
 @asynccontextmanager
@@ -355,21 +355,20 @@ async def fake_node(
         handle = await node.start(kind, spec.name)
         view = ServerView(spec.name, SpecKey(f"key-{spec.name}"), frozenset(spec.tags))
         servers[spec.name] = Server(spec, view, handle)
-    snapshot = merge_tools(
+    snapshot = merge(
         [server.view for server in servers.values()],
         {
-            server.view.spec_key: Learnt(
+            (server.view.spec_key, EMPTY_PROFILE): Learnt(
                 server.view.spec_key, EMPTY_PROFILE, tuple(map(listed, tools)), Source.CACHE
             )
             for server in servers.values()
         },
-        namespace="prefix",
-        separator="_",
-        previous=EMPTY_TOOLS,
+        naming=Naming(),
+        previous=empty_snapshot("tools"),
     )
     world = WorldCell(World(page_size=settings.limits.list_page))
     world.publish_servers(servers)
-    world.publish_tools(snapshot)
+    world.publish(snapshot)
     clients = Handle[ClientsMessage].create(system, "clients")
     context = NodeContext(
         node_id="node",
@@ -382,7 +381,7 @@ async def fake_node(
         world=world,
         metrics=Metrics(),
         events=events,
-        index=Handle.create(system, "index"),
+        indexes={kind: Handle.create(system, f"index-{kind}") for kind in KINDS},
         subscribers=subscribers,
         clients=clients,
     )
@@ -391,6 +390,7 @@ async def fake_node(
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
+        sealer=Sealer(bytes(32)),
         tokens=tokens,
         version="1.2.3",
         tree=lambda: TreeData(

@@ -27,9 +27,9 @@ from mcpv_node.actors.instance.messages import (
     InstanceReady,
     InstanceRetiring,
     InstanceStarting,
+    Lists,
     ListsFailed,
     StopInstance,
-    ToolLists,
 )
 from mcpv_node.actors.kernel import (
     ActorSystem,
@@ -41,6 +41,7 @@ from mcpv_node.actors.kernel import (
     handles,
 )
 from mcpv_node.actors.leases import Release
+from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.world import World, WorldCell
 from mcpv_node.settings import NodeSettings
 from mcpv_node.telemetry import Clock, Event
@@ -113,12 +114,12 @@ HEARD = (
     InstanceStarting,
     Join,
     Leave,
+    Lists,
     ListsFailed,
     ListsLearnt,
     Release,
     SnapshotChanged,
     StopInstance,
-    ToolLists,
 )
 
 RecorderOfAll: type[Recorder] = type(
@@ -213,6 +214,8 @@ async def home(
     events, index_recorder, subscribers_recorder = RecorderOfAll(), RecorderOfAll(), RecorderOfAll()
     names = ("events", "index", "subscribers", "clients")
     places: dict[str, Handle[Any]] = {name: Handle.create(system, name) for name in names}
+    # One place for the indexes of all kinds: a test that fills them apart makes its own.
+    indexes: dict[Kind, Handle[Any]] = dict.fromkeys(KINDS, places["index"])
     context = NodeContext(
         node_id=node_id,
         boot="boot",
@@ -224,7 +227,7 @@ async def home(
         world=WorldCell(world or World()),
         metrics=Metrics(),
         events=places["events"],
-        index=places["index"],
+        indexes=indexes,
         subscribers=places["subscribers"],
         clients=places["clients"],
     )

@@ -27,9 +27,9 @@ from mcpv_node.actors.instance.messages import (
     InstanceFailed,
     InstanceReady,
     InstanceStarting,
+    Lists,
     ListsFailed,
     StopInstance,
-    ToolLists,
 )
 from mcpv_node.actors.kernel import Deferred, Handle, LoopActor, answers, handles
 from mcpv_node.actors.leases import InstanceId, LeaseId, new_lease_id
@@ -92,8 +92,12 @@ class Session:
 
     async def learnt(self) -> list[str]:
         """The names of the tools, once the lists were told."""
-        await until(lambda: self.index.of(ToolLists) or self.index.of(ListsFailed))
-        return [tool.name for tool in self.index.of(ToolLists)[-1].tools]
+        await until(lambda: self.tool_lists() or self.index.of(ListsFailed))
+        return [tool.name for tool in self.tool_lists()[-1].listed]
+
+    def tool_lists(self) -> list[Lists]:
+        """What was told of the tools."""
+        return [lists for lists in self.index.of(Lists) if lists.kind == "tools"]
 
     def call(
         self,
@@ -111,7 +115,7 @@ class Session:
             "tools/call",
             Raw(params),
             self.home.context.clock.monotonic() + within,
-            tool=tool,
+            name=tool,
             on_progress=on_progress,
         )
         return asyncio.get_running_loop().create_task(self.instance.ask(request, BOUND))
@@ -193,7 +197,6 @@ async def session(
                     instance_id=InstanceId("bad-1"),
                     owner=owner_handle,
                     guard=guard_handle,
-                    index=at_home.context.index,
                 ),
                 handle=one.instance,
             )

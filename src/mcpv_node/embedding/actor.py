@@ -12,7 +12,7 @@ import threading
 from collections.abc import Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 import pykka
@@ -35,6 +35,7 @@ from mcpv_node.actors.kernel import (
 from mcpv_node.actors.kernel.cell import Letter
 from mcpv_node.actors.server_type import Why as AskWhy
 from mcpv_node.actors.server_type import WhyReport
+from mcpv_node.actors.snapshot import Kind
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import (
     CallReply,
@@ -83,6 +84,10 @@ _REASONS = {
 }
 
 
+# Who hears of which kind: the URN of the host's actor, and the kind.
+_Subscription: TypeAlias = tuple[str, Kind]
+
+
 @dataclass(frozen=True, slots=True)
 class _Up:
     outcome: NodeFile | Exception
@@ -114,7 +119,7 @@ class _LastWordsSpoken:
 class _Greet:
     """The subscriber has joined: it is told what there is now."""
 
-    urn: str
+    subscription: _Subscription
     consumer: ConsumerId
 
 
@@ -156,7 +161,7 @@ class NodeActor(LoopActor[None]):
         self._end: ExitReason = Shutdown()
         self._parked: list[_InHand] = []
         self._in_hand: dict[Deferred[Any], _InHand] = {}
-        self._subscribers: dict[str, tuple[Subscriber, ConsumerId]] = {}
+        self._subscribers: dict[_Subscription, tuple[Subscriber, ConsumerId]] = {}
         self._over: asyncio.Event | None = None
 
     # --- life -----------------------------------------------------------------------------------
@@ -229,8 +234,8 @@ class NodeActor(LoopActor[None]):
         parked, self._parked = self._parked, []
         for one in parked:
             self._begin(one)
-        for urn, (subscriber, consumer) in list(self._subscribers.items()):
-            self._join(urn, subscriber, consumer)
+        for subscription, (_, consumer) in list(self._subscribers.items()):
+            self._join(subscription, consumer)
 
     def _fail(self, reason: str) -> None:
         """The tree did not come up, and nothing of it is left: say so to whoever asks, for a moment."""
@@ -280,7 +285,7 @@ class NodeActor(LoopActor[None]):
 
     def _tell_all_down(self) -> None:
         subscribers, self._subscribers = self._subscribers, {}
-        for subscriber, _ in subscribers.values():
+        for subscriber in {urn: one for (urn, _), (one, _) in subscribers.items()}.values():
             _tell(subscriber, NodeDown(self._reason))
 
     def _ask_self_to_stop(self) -> None:
@@ -371,13 +376,12 @@ class NodeActor(LoopActor[None]):
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return Failed(request.id, "invalid_params", f"the arguments are not JSON: {error}")
         world = node.world.world
-        if request.name not in world.tool_view(EVERYTHING).targets:
-            unlearnt = unlearnt_for_call(world, EVERYTHING, request.name, node.settings)
+        if request.name not in world.view("tools", EVERYTHING).targets:
+            unlearnt = unlearnt_for_call(world, "tools", EVERYTHING, request.name, node.settings)
             if unlearnt:
-                await wait_for_first_lists(node, unlearnt, max(0.0, deadline - node.clock.monotonic()))
-        reply = await call_tool(
-            node, caller, node.world.world.tool_view(EVERYTHING), Raw(params), deadline=deadline
-        )
+                patience = max(0.0, deadline - node.clock.monotonic())
+                await wait_for_first_lists(node, "tools", unlearnt, patience)
+        reply = await call_tool(node, caller, EVERYTHING, Raw(params), deadline=deadline)
         return _result(request.id, reply)
 
     async def _list(self, request: ListTools) -> ToolList | Failed:
@@ -389,18 +393,13 @@ class NodeActor(LoopActor[None]):
             selector = Selector(server=ServerName(request.server))
             if request.server not in world.servers:
                 return Failed(request.id, "invalid_params", f"there is no server named {request.server}")
-        unlearnt = unlearnt_for_list(world, selector)
+        unlearnt = unlearnt_for_list(world, "tools", selector)
         if unlearnt:
-            await wait_for_first_lists(node, unlearnt, LIST_PATIENCE)
+            await wait_for_first_lists(node, "tools", unlearnt, LIST_PATIENCE)
             world = node.world.world
-        view = world.tool_view(selector)
+        view = world.view("tools", selector)
         tools = tuple(
-            ListedTool(
-                entry.raw_name if view.raw_names else entry.name,
-                entry.server,
-                entry.raw_definition if view.raw_names else entry.definition,
-            )
-            for entry in view.entries
+            ListedTool(view.name_of(entry), entry.server, view.definition_of(entry)) for entry in view.entries
         )
         return ToolList(request.id, world.tools.version, view.etag, tools)
 
@@ -415,29 +414,30 @@ class NodeActor(LoopActor[None]):
 
     @handles(Subscribe)
     def _on_subscribe(self, message: Subscribe) -> None:
-        urn = message.subscriber.actor_urn
+        subscription = (message.subscriber.actor_urn, message.kind)
         if self._has_failed:
             _tell(message.subscriber, NodeDown(self._reason))
-        elif urn not in self._subscribers:
+        elif subscription not in self._subscribers:
             consumer = new_consumer_id()
-            self._subscribers[urn] = (message.subscriber, consumer)
+            self._subscribers[subscription] = (message.subscriber, consumer)
             if self._is_up:
-                self._join(urn, message.subscriber, consumer)
+                self._join(subscription, consumer)
 
     @handles(Unsubscribe)
     def _on_unsubscribe(self, message: Unsubscribe) -> None:
-        self._drop(message.subscriber.actor_urn)
+        self._drop((message.subscriber.actor_urn, message.kind))
 
-    def _join(self, urn: str, subscriber: Subscriber, consumer: ConsumerId) -> None:
+    def _join(self, subscription: _Subscription, consumer: ConsumerId) -> None:
         assert self._runtime is not None
         node = self._runtime.context
 
         def notify(news: SnapshotChanged) -> None:
-            self._pass_on(urn, consumer, news)
+            if news.kind == subscription[1]:
+                self._pass_on(subscription, consumer, news)
 
         node.subscribers.tell(Join(consumer, EVERYTHING, notify))
         # Once it has joined: what changed between its first news and its joining it would never hear of.
-        self.after(0.0, _Greet(urn, consumer))
+        self.after(0.0, _Greet(subscription, consumer))
 
     @handles(_Greet)
     def _on_greet(self, message: _Greet) -> None:
@@ -445,17 +445,18 @@ class NodeActor(LoopActor[None]):
             return
         assert self._runtime is not None
         world = self._runtime.context.world.world
-        news = SnapshotChanged("tools", world.tools.version, world.tool_view(EVERYTHING).etag)
-        self._pass_on(message.urn, message.consumer, news)
+        kind = message.subscription[1]
+        news = SnapshotChanged(kind, world.snapshot(kind).version, world.view(kind, EVERYTHING).etag)
+        self._pass_on(message.subscription, message.consumer, news)
 
-    def _pass_on(self, urn: str, consumer: ConsumerId, news: SnapshotChanged) -> None:
-        known = self._subscribers.get(urn)
+    def _pass_on(self, subscription: _Subscription, consumer: ConsumerId, news: SnapshotChanged) -> None:
+        known = self._subscribers.get(subscription)
         # It may have left, and even come again, while the news was on its way.
         if known is not None and known[1] == consumer and not _tell(known[0], news):
-            self._drop(urn)
+            self._drop(subscription)
 
-    def _drop(self, urn: str) -> None:
-        known = self._subscribers.pop(urn, None)
+    def _drop(self, subscription: _Subscription) -> None:
+        known = self._subscribers.pop(subscription, None)
         if known is not None and self._runtime is not None and self._is_up:
             self._runtime.context.subscribers.tell(Leave(known[1]))
 

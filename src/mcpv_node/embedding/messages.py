@@ -9,13 +9,14 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 import msgspec
 
 from mcpv_node.actors.index_messages import SnapshotChanged
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.server_type import WhyReport
+from mcpv_node.actors.snapshot import Kind
 
 # As long as a server may be silent by default.
 CALL_TIMEOUT = 60.0
@@ -126,7 +127,7 @@ class Subscriber(Protocol):
 class Subscribe:
     """Have `subscriber` told SnapshotChanged: now, and whenever the list changes; NodeDown at the end."""
 
-    kind: Literal["tools"]
+    kind: Kind
     subscriber: Subscriber
 
 
@@ -134,7 +135,7 @@ class Subscribe:
 class Unsubscribe:
     """Tell `subscriber` nothing more about this kind."""
 
-    kind: Literal["tools"]
+    kind: Kind
     subscriber: Subscriber
 
 

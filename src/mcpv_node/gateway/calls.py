@@ -1,4 +1,4 @@
-"""One tool call from a caller to a server's own answer: look up, acquire, call, release.
+"""One request for one thing, from a caller to a server's own answer: acquire, call, release.
 
 What the server answered passes untouched, result or error. Everything else that can happen is a typed error of
 DESIGN 7.6. Cancelling the coroutine cancels the call at the server.
@@ -20,12 +20,9 @@ from mcpv_node.actors.instance.messages import Call as InstanceCall
 from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
 from mcpv_node.actors.leases import Acquire, Lease, LeaseId, Refused, Release, new_lease_id
 from mcpv_node.actors.server_type.messages import CallEnded
-from mcpv_node.actors.snapshot import ToolEntry
-from mcpv_node.actors.world import Server, ToolView
+from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
-    CALL,
     INVALID_PARAMS,
-    Call,
     CallFailure,
     RawId,
     Reason,
@@ -35,6 +32,8 @@ from mcpv_node.protocol import (
     parse_call,
 )
 from mcpv_node.telemetry import EventKind
+
+from .routing import NoRoute, Route, find_route
 
 # The owner of a deadline answers at the deadline; this much later (seconds) it is not going to.
 REPLY_MARGIN = 2.0
@@ -64,9 +63,12 @@ class CallReply(Struct, frozen=True):
         return encode_failure_raw(id, self.error or b"null")
 
 
-def error_reply(code: int, message: str) -> CallReply:
-    """An error that has no data."""
-    return CallReply(error=msgspec.json.encode({"code": code, "message": message}))
+def error_reply(code: int, message: str, data: bytes | None = None) -> CallReply:
+    """An error of our own that is none of DESIGN 7.6."""
+    error: dict[str, object] = {"code": code, "message": message}
+    if data is not None:
+        error["data"] = Raw(data)
+    return CallReply(error=msgspec.json.encode(error))
 
 
 def failure_reply(failure: CallFailure) -> CallReply:
@@ -124,13 +126,13 @@ class CallControl:
 async def call_tool(
     node: NodeContext,
     caller: Caller,
-    view: ToolView,
+    selector: Selector,
     params: Raw | None,
     *,
     on_progress: Callable[[Raw], None] | None = None,
     deadline: float | None = None,
 ) -> CallReply:
-    """Call the tool that `params` name, as `view` shows it; `deadline` (monotonic) is the caller's own.
+    """Call the tool that `params` name, of those `selector` shows; `deadline` (monotonic) is the caller's own.
 
     `on_progress` gets the params of each progress notification as the server sent them. Cancelled, it has the call
     cancelled at the server, and its slot released when the server is done with it.
@@ -139,8 +141,11 @@ async def call_tool(
         call = parse_call(params)
     except RemoteProtocolError as error:
         return error_reply(INVALID_PARAMS, str(error))
+    route = find_route(node.world.world, selector, caller.profile, call)
+    if isinstance(route, NoRoute):
+        return error_reply(route.code, route.message, route.data)
     control = CallControl()
-    work = perform_call(node, caller, view, call, control=control, on_progress=on_progress, deadline=deadline)
+    work = perform_call(node, caller, route, control=control, on_progress=on_progress, deadline=deadline)
     task = asyncio.get_running_loop().create_task(work)
     try:
         return await asyncio.shield(task)
@@ -154,8 +159,7 @@ async def call_tool(
 async def perform_call(
     node: NodeContext,
     caller: Caller,
-    view: ToolView,
-    call: Call,
+    route: Route,
     *,
     control: CallControl,
     on_progress: Callable[[Raw], None] | None = None,
@@ -166,24 +170,20 @@ async def perform_call(
     What is returned of a cancelled call is of no use to anybody.
     """
     arrived = node.clock.monotonic()
-    entry = view.targets.get(call.name)
-    server = None if entry is None else node.world.world.servers.get(entry.server)
-    if entry is None or server is None:
-        return error_reply(INVALID_PARAMS, f"Unknown tool: {call.name}")
+    server = route.server
     trip = _Trip(
         node=node,
         caller=caller,
         server=server,
         control=control,
         ends=_earliest(arrived + server.spec.max_call_seconds, deadline),
-        params=call.params,
-        tool=entry.raw_name,
+        route=route,
         on_progress=on_progress,
     )
     outcome = CANCELLED
     try:
         answer = await trip.go()
-        if not control.is_cancelled() and _deserves_another_try(answer, entry, server):
+        if not control.is_cancelled() and _deserves_another_try(answer, route):
             answer = await trip.go()
         reply, outcome = _reply_to(answer)
     finally:
@@ -207,8 +207,7 @@ class _Trip(Struct, frozen=True, kw_only=True):
     server: Server
     control: CallControl
     ends: float
-    params: Raw
-    tool: str
+    route: Route
     on_progress: Callable[[Raw], None] | None
 
     async def go(self) -> Answer | CallFailure:
@@ -255,10 +254,10 @@ class _Trip(Struct, frozen=True, kw_only=True):
             answer = await lease.instance.ask(
                 InstanceCall(
                     lease=lease.lease,
-                    method=CALL,
-                    params=self.params,
+                    method=self.route.call.method,
+                    params=self.route.call.params,
                     deadline=self.ends,
-                    tool=self.tool,
+                    name=self.route.own_name,
                     on_progress=self.on_progress,
                 ),
                 max(0.0, self.ends - sent) + REPLY_MARGIN,
@@ -331,13 +330,13 @@ def _was_refused(answer: Answer | CallFailure) -> bool:
     return isinstance(answer, CallFailure) and answer.reason is Reason.STOPPING and answer.executed == "no"
 
 
-def _deserves_another_try(answer: Answer | CallFailure, entry: ToolEntry, server: Server) -> bool:
-    """A tool that says it may be repeated gets one more try when its instance died under it."""
+def _deserves_another_try(answer: Answer | CallFailure, route: Route) -> bool:
+    """What may be repeated gets one more try when its instance died under it."""
     return (
         isinstance(answer, CallFailure)
         and answer.reason is Reason.INSTANCE_DIED
-        and entry.safe_to_repeat
-        and server.spec.retry_calls == "annotated"
+        and route.is_safe_to_repeat
+        and route.server.spec.retry_calls == "annotated"
     )
 
 

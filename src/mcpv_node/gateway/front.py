@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Final, TypeAlias
 
 import msgspec
@@ -18,21 +19,22 @@ from msgspec import Raw, Struct
 
 from mcpv_node.actors.callers import Caller, Era
 from mcpv_node.actors.index_messages import SnapshotChanged
-from mcpv_node.actors.world import Selector, ToolView
+from mcpv_node.actors.snapshot import KINDS, LISTS_OF, Kind
+from mcpv_node.actors.world import Selector, World
 from mcpv_node.protocol import (
-    CALL,
     CANCELLED,
     INITIALIZE,
     INITIALIZED,
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
-    LIST_TOOLS,
+    LISTS,
     METHOD_NOT_FOUND,
+    NAMED_BY,
     PROGRESS,
-    Call,
     CallFailure,
     ClientHello,
+    ListName,
     Message,
     Notification,
     RawId,
@@ -54,21 +56,29 @@ from mcpv_node.protocol import (
 from mcpv_node.settings import SpecKey
 
 from .calls import RETRY_AFTER, CallControl, CallReply, failure_reply, perform_call
+from .cursors import Cursors
 from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_for_first_lists
+from .routing import KIND_OF, NoRoute, Route, find_route
 from .services import DoorServices
 
 SERVER_NAME: Final = "mcpv-node"
 PING: Final = "ping"
 SET_LEVEL: Final = "logging/setLevel"
-LIST_CHANGED: Final = encode_notification("notifications/tools/list_changed")
+LIST_CHANGED: Final[Mapping[Kind, bytes]] = MappingProxyType(
+    {kind: encode_notification(f"notifications/{kind}/list_changed") for kind in KINDS}
+)
 
-CAPABILITIES: Final = b'{"tools":{"listChanged":true},"logging":{}}'
+CAPABILITIES: Final = b'{"tools":{"listChanged":true},"resources":{"listChanged":true},"prompts":{"listChanged":true},"logging":{}}'
 INSTRUCTIONS: Final = (
-    "The tools of several servers, each started when it is needed. The first call of a server that is not running "
+    "What several servers offer, each started when it is needed. The first call of a server that is not running "
     "takes as long as its start. Errors with codes from -31001 on are the node's own; their data says why."
 )
 LOG_LEVELS: Final = frozenset(
     {"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
+)
+
+_LIST_OF: Final[Mapping[str, tuple[ListName, Kind]]] = MappingProxyType(
+    {LISTS[of].method: (of, kind) for kind in KINDS for of in LISTS_OF[kind]}
 )
 
 # The name a client has until it says one.
@@ -115,9 +125,8 @@ class CallStep(Struct, frozen=True):
     """Run this call with `run_call`; it is in flight from now on."""
 
     id: RawId
-    call: Call
+    route: Route
     caller: Caller
-    view: ToolView
 
 
 class LearningStep(Struct, frozen=True):
@@ -126,6 +135,7 @@ class LearningStep(Struct, frozen=True):
     id: RawId
     request: Request
     key: str | None
+    kind: Kind
     keys: frozenset[SpecKey]
     patience: float
 
@@ -163,13 +173,14 @@ class Front:
         self._load = load
         self._notify = notify
         self._caller = make_caller(principal, None, conversation=conversation)
+        self._cursors = Cursors(services.sealer, services.node.clock, principal, selector)
         self._initialized = False
         self._flights: dict[RawId, CallControl] = {}
         self._requests: dict[str, Callable[[Request], AnswerStep]] = {
             INITIALIZE: self._on_initialize,
             PING: self._on_ping,
-            LIST_TOOLS: self._on_list_tools,
             SET_LEVEL: self._on_set_level,
+            **dict.fromkeys(_LIST_OF, self._on_list),
         }
 
     @property
@@ -199,7 +210,7 @@ class Front:
         try:
             if isinstance(step, LearningStep):
                 control.wait()
-                await wait_for_first_lists(self._services.node, step.keys, step.patience)
+                await wait_for_first_lists(self._services.node, step.kind, step.keys, step.patience)
                 self.forget(step)
                 following = self._on_request(step.request, step.key, is_patient=False)
                 if not isinstance(following, CallStep):
@@ -233,10 +244,10 @@ class Front:
         for control in list(self._flights.values()):
             control.cancel(reason)
 
-    def on_snapshot_changed(self, _: SnapshotChanged) -> None:
+    def on_snapshot_changed(self, news: SnapshotChanged) -> None:
         """What this session sees has changed; it hears of it once it has finished its handshake."""
         if self._initialized:
-            self._notify(LIST_CHANGED)
+            self._notify(LIST_CHANGED[news.kind])
 
     # --- requests -------------------------------------------------------------------------------
 
@@ -247,7 +258,7 @@ class Front:
             learning = self._wait_for_lists(request, key)
             if learning is not None:
                 return learning
-        if request.method == CALL:
+        if request.method in KIND_OF:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
         if handler is None:
@@ -288,64 +299,72 @@ class Front:
         self.log_level = level
         return AnswerStep(encode_success(request.id, b"{}"))
 
-    def _on_list_tools(self, request: Request) -> AnswerStep:
-        view = self._view()
-        page = view.page(0)
+    def _on_list(self, request: Request) -> AnswerStep:
+        of, kind = _LIST_OF[request.method]
+        view = self._world.view(kind, self.selector, self._caller.profile)
+        after = None
         if request.params is not None and (cursor := _member(request.params, "cursor")) is not None:
-            number = _page_number(cursor, view.etag)
-            page = None if number is None else view.page(number)
-        if page is None:
-            return _refuse(request, INVALID_PARAMS, "the cursor is unknown, or the list has changed since")
+            after = self._cursors.parse(of, cursor)
+            if after is None:
+                return _refuse(request, INVALID_PARAMS, "the cursor is not one that this list has given out")
+        page = view.page(of, after)
         head, tail = success_around(request.id)
-        return AnswerStep(head, rest=(page, tail))
+        if page.last is not None:
+            tail = b',"nextCursor":' + self._cursors.make(of, page.last) + b"}" + tail
+        else:
+            tail = b"}" + tail
+        return AnswerStep(head, rest=(page.opened, tail))
 
     def _wait_for_lists(self, request: Request, key: str | None) -> LearningStep | None:
         """Whether the answer depends on lists that the node is reading for the first time."""
-        node = self._services.node
-        world = node.world.world
-        if not world.tools.pending or len(self._flights) >= node.settings.limits.in_flight_per_session:
+        node, world = self._services.node, self._world
+        listed = _LIST_OF.get(request.method)
+        kind = KIND_OF.get(request.method) if listed is None else listed[1]
+        if kind is None or not world.snapshot(kind).pending:
             return None
-        if request.method == LIST_TOOLS:
-            keys, patience = unlearnt_for_list(world, self.selector), LIST_PATIENCE
-        elif request.method == CALL:
-            name = _text_member(request.params, "name")
-            if name is None or name in self._view().targets:
-                return None
-            keys = unlearnt_for_call(world, self.selector, name, node.settings)
-            patience = node.settings.bootstrap_timeout_seconds
+        if len(self._flights) >= node.settings.limits.in_flight_per_session:
+            return None
+        if listed is not None:
+            keys, patience = unlearnt_for_list(world, kind, self.selector), LIST_PATIENCE
         else:
-            return None
+            name = _text_member(request.params, NAMED_BY[request.method][0])
+            if name is None or name in world.view(kind, self.selector, self._caller.profile).targets:
+                return None
+            keys = unlearnt_for_call(world, kind, self.selector, name, node.settings)
+            patience = node.settings.bootstrap_timeout_seconds
         if not keys:
             return None
         self._flights[request.id] = CallControl()
         self._load[self.principal] += 1
-        return LearningStep(request.id, request, key, keys, patience)
+        return LearningStep(request.id, request, key, kind, keys, patience)
 
     def _on_call(self, request: Request, key: str | None) -> Step:
         try:
-            call = parse_call(request.params)
+            call = parse_call(request.params, request.method)
         except RemoteProtocolError as error:
             return _refuse(request, INVALID_PARAMS, str(error))
-        view = self._view()
-        entry = view.targets.get(call.name)
-        if entry is None:
-            return _refuse(request, INVALID_PARAMS, f"Unknown tool: {call.name}")
+        route = find_route(self._world, self.selector, self._caller.profile, call)
+        if isinstance(route, NoRoute):
+            return AnswerStep(
+                encode_failure(request.id, code=route.code, message=route.message, data=route.data),
+                is_error=True,
+            )
         limits = self._services.node.settings.limits
         if (
             len(self._flights) >= limits.in_flight_per_session
             or self._load[self.principal] >= limits.in_flight_per_principal
         ):
-            return _overloaded(request, entry.server)
+            return _overloaded(request, route.server.view.name)
         self._flights[request.id] = CallControl()
         self._load[self.principal] += 1
         own_key = call.key if call.key is not None else key
         caller = self._caller
         if own_key is not None:
             caller = make_caller(self.principal, self.hello, conversation=self._conversation, key=own_key)
-        return CallStep(id=request.id, call=call, caller=caller, view=view)
+        return CallStep(id=request.id, route=route, caller=caller)
 
     async def _make(self, step: CallStep, control: CallControl, emit: Callable[[bytes], None]) -> CallReply:
-        token = step.call.progress_token
+        token = step.route.call.progress_token
 
         def on_progress(params: Raw) -> None:
             if token is not None and not control.is_cancelled():
@@ -354,14 +373,14 @@ class Front:
         return await perform_call(
             self._services.node,
             step.caller,
-            step.view,
-            step.call,
+            step.route,
             control=control,
             on_progress=None if token is None else on_progress,
         )
 
-    def _view(self) -> ToolView:
-        return self._services.visibility.view(self._services.node.world.world, self.selector)
+    @property
+    def _world(self) -> World:
+        return self._services.node.world.world
 
     # --- notifications --------------------------------------------------------------------------
 
@@ -405,19 +424,6 @@ def _overloaded(request: Request, server: str) -> AnswerStep:
         retry_after=RETRY_AFTER,
     )
     return AnswerStep(failure_reply(failure).encode(request.id), is_error=True)
-
-
-def _page_number(cursor: Raw, etag: str) -> int | None:
-    """The page a cursor of ours means in the list with this ETag; never the first, which has none."""
-    try:
-        text = msgspec.json.decode(cursor, type=str)
-    except msgspec.DecodeError:
-        return None
-    list_etag, _, number = text.rpartition(".")
-    # Ten digits: more pages than any list has, and no number that takes long to read.
-    if list_etag != etag or not number.isascii() or not number.isdigit() or len(number) > 10:
-        return None
-    return int(number) or None
 
 
 def _member(params: Raw, name: str) -> Raw | None:

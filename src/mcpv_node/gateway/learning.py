@@ -12,7 +12,7 @@ from contextlib import suppress
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import AwaitFirstLists
 from mcpv_node.actors.kernel import ActorError
-from mcpv_node.actors.snapshot import ServerView
+from mcpv_node.actors.snapshot import Kind, ServerView
 from mcpv_node.actors.world import Selector, World
 from mcpv_node.settings import NodeSettings, SpecKey
 
@@ -20,36 +20,39 @@ from mcpv_node.settings import NodeSettings, SpecKey
 LIST_PATIENCE = 5.0
 
 
-def unlearnt_for_list(world: World, selector: Selector) -> frozenset[SpecKey]:
+def unlearnt_for_list(world: World, kind: Kind, selector: Selector) -> frozenset[SpecKey]:
     """What a list for `selector` still lacks and will have soon."""
-    return _pending_of(world, selector.selects)
+    return _pending_of(world, kind, selector.selects)
 
 
 def unlearnt_for_call(
-    world: World, selector: Selector, name: str, settings: NodeSettings
+    world: World, kind: Kind, selector: Selector, name: str, settings: NodeSettings
 ) -> frozenset[SpecKey]:
-    """What may turn out to have the tool that is called `name` here and that nobody knows yet."""
+    """What may turn out to have the thing that is called `name` here and that nobody knows yet."""
+    is_anybodys = selector.server is not None or kind == "resources" or settings.tool_namespace == "flat"
     return _pending_of(
-        world, lambda view: selector.selects(view) and _may_own(view, selector, name, settings)
+        world,
+        kind,
+        lambda view: selector.selects(view) and (is_anybodys or _may_own(view, name, settings)),
     )
 
 
-async def wait_for_first_lists(node: NodeContext, keys: frozenset[SpecKey], patience: float) -> None:
+async def wait_for_first_lists(
+    node: NodeContext, kind: Kind, keys: frozenset[SpecKey], patience: float
+) -> None:
     """Return when the first attempt to list these is over, or after `patience` seconds."""
     with suppress(ActorError):  # too slow, or the index restarts: what is known by then has to do
-        await node.index.ask(AwaitFirstLists(keys), patience)
+        await node.indexes[kind].ask(AwaitFirstLists(keys), patience)
 
 
-def _pending_of(world: World, concerns: Callable[[ServerView], bool]) -> frozenset[SpecKey]:
+def _pending_of(world: World, kind: Kind, concerns: Callable[[ServerView], bool]) -> frozenset[SpecKey]:
     """What is being learnt for the first time, of the servers that `concerns` says yes to."""
-    pending = world.tools.pending
+    pending = world.snapshot(kind).pending
     if not pending:
         return pending
     return pending & {server.view.spec_key for server in world.servers.values() if concerns(server.view)}
 
 
-def _may_own(view: ServerView, selector: Selector, name: str, settings: NodeSettings) -> bool:
-    if selector.server is not None or settings.tool_namespace == "flat":
-        return True
+def _may_own(view: ServerView, name: str, settings: NodeSettings) -> bool:
     # Listed names have "_" for any separator that clients refuse.
     return name.startswith((f"{view.name}{settings.tool_separator}", f"{view.name}_", f"{view.name}."))

@@ -185,7 +185,7 @@ class McpEndpoint:
                 await self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
-        if isinstance(step, CallStep) and step.call.progress_token is None:
+        if isinstance(step, CallStep) and step.route.call.progress_token is None:
             await self._call_quietly(exchange, session, step)
         else:
             await self._call_with_progress(exchange, session, step)
@@ -340,6 +340,5 @@ def _interrupted(step: RunStep) -> bytes:
     """The answer to a request that was ended from inside the node."""
     failure = CallFailure(reason=Reason.STOPPING, message="the node stops", server="", executed="no")
     if isinstance(step, CallStep):
-        server = step.view.targets[step.call.name].server
-        failure = replace(failure, server=server, executed="unknown")
+        failure = replace(failure, server=step.route.server.view.name, executed="unknown")
     return failure_reply(failure).encode(step.id)

@@ -32,7 +32,7 @@ from mcpv_node.actors.server_type.messages import (
     Why,
     WhyReport,
 )
-from mcpv_node.actors.snapshot import ToolEntry
+from mcpv_node.actors.snapshot import Entry
 from mcpv_node.actors.world import Server
 from mcpv_node.protocol import Reason, http_status_for
 from mcpv_node.settings import ServerName
@@ -388,7 +388,7 @@ def _server_body(report: WhyReport, server: Server) -> ServerBody:
     )
 
 
-def _tool_body(entry: ToolEntry, *, cold: bool) -> ToolBody:
+def _tool_body(entry: Entry, *, cold: bool) -> ToolBody:
     return ToolBody(
         name=entry.name,
         server=entry.server,

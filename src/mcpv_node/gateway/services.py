@@ -12,6 +12,7 @@ from datetime import datetime
 
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import ConsumerId
+from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
 from .visibility import Visibility
@@ -55,6 +56,7 @@ class DoorServices:
 
     node: NodeContext
     visibility: Visibility
+    sealer: Sealer
     tokens: TokenTable | None  # None: nobody needs one; on loopback only
     version: str
     tree: Callable[[], TreeData]

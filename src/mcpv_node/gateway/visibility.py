@@ -7,11 +7,11 @@ result never shows what one of them hides.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from types import MappingProxyType
 
-from mcpv_node.actors.snapshot import ServerView, ToolEntry, fingerprint
-from mcpv_node.actors.world import EVERYTHING, Selector, ToolView, World
+from mcpv_node.actors.snapshot import Entry, Kind, ServerView
+from mcpv_node.actors.world import EVERYTHING, Selector, World
 from mcpv_node.settings import NodeSettings, ProfileSettings, ServerName, ToolRules
 
 
@@ -28,17 +28,22 @@ class Cut(Selector):
             return False
         return all(other.selects(view) for other in self.within) and Selector.selects(self, view)
 
+    def thins_out(self, kind: Kind) -> bool:
+        return kind == "tools" and bool(self.rules)
+
+    def shows(self, kind: Kind, entry: Entry) -> bool:
+        return not self.thins_out(kind) or all(_shows(rule, entry) for rule in self.rules)
+
 
 class Visibility:
-    """Looks selectors up and keeps the views that rules have thinned out, one per selector."""
+    """Looks selectors up."""
 
-    __slots__ = ("_profiles", "_thinned")
+    __slots__ = ("_profiles",)
 
     def __init__(self, settings: NodeSettings) -> None:
         self._profiles: Mapping[str, ProfileSettings] = MappingProxyType(
             {profile.name: profile for profile in settings.profiles}
         )
-        self._thinned: dict[Selector, tuple[ToolView, ToolView]] = {}
 
     def resolve(self, world: World, wanted: Selector, *, within: Selector = EVERYTHING) -> Selector | None:
         """What `wanted` means for somebody who may see `within`; None when that is unknown or hidden."""
@@ -50,18 +55,6 @@ class Visibility:
         if cut.server is not None and not cut.selects(world.servers[cut.server].view):
             return None
         return cut
-
-    def view(self, world: World, selector: Selector) -> ToolView:
-        """The tools that `selector` sees, in this world."""
-        whole = world.tool_view(selector)
-        if not isinstance(selector, Cut) or not selector.rules:
-            return whole
-        known = self._thinned.get(selector)
-        if known is not None and known[0] is whole:
-            return known[1]
-        thinned = _thin(whole, selector.rules)
-        self._thinned[selector] = (whole, thinned)
-        return thinned
 
     def _look_up(self, world: World, selector: Selector) -> Selector | None:
         if selector.server is not None and selector.server not in world.servers:
@@ -98,21 +91,7 @@ def _rules(selector: Selector) -> tuple[ToolRules, ...]:
     return selector.rules if isinstance(selector, Cut) else ()
 
 
-def _thin(view: ToolView, rules: tuple[ToolRules, ...]) -> ToolView:
-    entries = tuple(entry for entry in view.entries if all(_shows(rule, entry) for rule in rules))
-    kept = {(entry.server, entry.raw_name) for entry in entries}
-    return replace(
-        view,
-        etag=fingerprint(entries),
-        entries=entries,
-        targets=MappingProxyType(
-            {name: entry for name, entry in view.targets.items() if (entry.server, entry.raw_name) in kept}
-        ),
-        _pages={},
-    )
-
-
-def _shows(rules: ToolRules, entry: ToolEntry) -> bool:
+def _shows(rules: ToolRules, entry: Entry) -> bool:
     names = {entry.name, entry.raw_name, f"{entry.server}.{entry.raw_name}"}
     allowed = rules.allow is None or not names.isdisjoint(rules.allow)
     return allowed and names.isdisjoint(rules.deny)

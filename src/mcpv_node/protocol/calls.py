@@ -6,6 +6,8 @@ between its own members is lost. Params that cannot be read are a `RemoteProtoco
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -16,6 +18,8 @@ from .errors import RemoteProtocolError
 from .members import members
 
 CALL: Final = "tools/call"
+GET_PROMPT: Final = "prompts/get"
+READ_RESOURCE: Final = "resources/read"
 CANCELLED: Final = "notifications/cancelled"
 PROGRESS: Final = "notifications/progress"
 # A caller's own routing key; the gateway also takes it from a header.
@@ -23,32 +27,46 @@ ROUTING_KEY: Final = "mcpv/key"
 
 
 class Call(msgspec.Struct, frozen=True):
-    """What is read of a `tools/call`; the rest stays in `params`, a view into the received bytes."""
+    """What is read of a request for one thing; the rest stays in `params`, a view into the received bytes."""
 
-    name: str
+    name: str  # of the tool or prompt, or the URI of the resource
     progress_token: Raw | None
     key: str | None
     params: Raw
+    method: str = CALL
 
 
-def parse_call(params: Raw | None) -> Call:
-    """Read the name of the tool and what the call says of itself."""
+# Which member names what is wanted, and what that is called in a sentence.
+NAMED_BY: Final[Mapping[str, tuple[str, str]]] = MappingProxyType(
+    {
+        CALL: ("name", "the name of the tool"),
+        GET_PROMPT: ("name", "the name of the prompt"),
+        READ_RESOURCE: ("uri", "the URI of the resource"),
+    }
+)
+
+
+def parse_call(params: Raw | None, method: str = CALL) -> Call:
+    """Read which tool, prompt or resource is meant, and what the call says of itself."""
     if params is None:
-        raise RemoteProtocolError("tools/call has no params")
-    found = _object(params, "the params of tools/call")
+        raise RemoteProtocolError(f"{method} has no params")
+    found = _object(params, f"the params of {method}")
     meta = _object(found["_meta"], "_meta") if "_meta" in found else {}
+    member, what = NAMED_BY[method]
     return Call(
-        name=_text(found, "name", "the name of the tool"),
+        method=method,
+        name=_text(found, member, what),
         progress_token=_token(meta["progressToken"]) if "progressToken" in meta else None,
         key=_text(meta, ROUTING_KEY, f'_meta["{ROUTING_KEY}"]') if ROUTING_KEY in meta else None,
         params=params,
     )
 
 
-def rewrite_call(params: bytes | Raw, *, name: str, progress_token: int | None) -> bytes:
-    """The same call under the server's own name for the tool and our own token, or none."""
-    found: dict[str, object] = dict(_object(params, "the params of tools/call"))
-    found["name"] = name
+def rewrite_call(params: bytes | Raw, *, name: str | None, progress_token: int | None) -> bytes:
+    """The same call under the server's own name for what has one, and under our own token, or none."""
+    found: dict[str, object] = dict(_object(params, "the params of a call"))
+    if name is not None:
+        found["name"] = name
     raw_meta = found.get("_meta")
     meta: dict[str, object] = dict(_object(raw_meta, "_meta")) if isinstance(raw_meta, Raw) else {}
     if progress_token is not None:

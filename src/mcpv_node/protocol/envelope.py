@@ -152,6 +152,14 @@ def encode_failure_raw(id: RawId | int | None, error: bytes | Raw) -> bytes:
     return one_line(b"".join((b'{"jsonrpc":"2.0","id":', shown, b',"error":', error, b"}")))
 
 
+def error_code(error: bytes | Raw) -> int | None:
+    """The code of a JSON-RPC error object; None where it has none that is one."""
+    try:
+        return msgspec.json.decode(members(error).get("code", Raw(b"null")), type=int | None)
+    except msgspec.DecodeError:
+        return None
+
+
 def one_line(data: bytes) -> bytes:
     """The same JSON without line breaks: inside valid JSON they are only ever white space between tokens."""
     if b"\n" in data or b"\r" in data:

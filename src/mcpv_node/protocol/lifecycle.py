@@ -98,7 +98,7 @@ def parse_initialize_result(raw: bytes | Raw) -> ServerHello:
         version=version,
         name=_text(info, "name", "the server's serverInfo.name"),
         server_version=_optional_text(info, "version", "the server's serverInfo.version"),
-        capabilities=_parse_capabilities(result["capabilities"]),
+        capabilities=parse_capabilities(result["capabilities"]),
         instructions=None
         if instructions is None or bytes(instructions) == b"null"
         else _text(result, "instructions", "the server's instructions"),
@@ -122,7 +122,8 @@ def parse_initialize(params: bytes | Raw | None) -> ClientHello:
     )
 
 
-def _parse_capabilities(raw: Raw) -> Capabilities:
+def parse_capabilities(raw: bytes | Raw) -> Capabilities:
+    """Read what a server says it offers."""
     found = _object(raw, "the server's capabilities")
     tools = _flags(found, "tools")
     resources = _flags(found, "resources")

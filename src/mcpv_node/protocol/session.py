@@ -26,11 +26,12 @@ from .calls import CALL, parse_call
 from .envelope import Request, encode_failure, encode_success, parse_message
 from .errors import INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, EnvelopeError, RemoteProtocolError
 from .lifecycle import INITIALIZE, initialize_result, parse_initialize
-from .listing import LIST_TOOLS, tools_result
+from .listing import LISTS, list_result
 from .members import members
 from .versions import negotiate
 
 PING: Final = "ping"
+LIST_TOOLS: Final = LISTS["tools"].method
 
 # What a tool answers: text, or an object that is also shown as text.
 Answer = str | Mapping[str, object]
@@ -80,7 +81,7 @@ class ServerSession:
         self._version = version
         self._instructions = instructions
         self._tools = tools
-        self._list = tools_result(_definition(name, tool) for name, tool in tools.items())
+        self._list = list_result("tools", (_definition(name, tool) for name, tool in tools.items()))
         self._state = _State.NEW
 
     def receive(self, line: bytes) -> list[bytes]:

@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import msgspec
 
+from mcpv_node.protocol import ServerHello, parse_capabilities
 from mcpv_node.settings import ServerName, SpecKey
 
 from .files import read_if_there, remove_partials, set_aside, write_atomically
@@ -53,9 +54,13 @@ class CatalogRecord(msgspec.Struct, frozen=True, kw_only=True):
     # The protocol version that was spoken, so that the next start need not try.
     era: str
     server_version: str = ""
+    # What the server calls itself.
+    server_title: str = ""
     instructions: str | None = None
     # The server's capabilities as it wrote them.
     capabilities: bytes = b"{}"
+    # By tool: the digest of its definition as it was first seen or approved.
+    pins: dict[str, str] = {}
 
 
 class KindVersion(msgspec.Struct, frozen=True):
@@ -96,13 +101,32 @@ class _Unusable(Exception):
 
 
 def save_catalog(state_dir: Path, record: CatalogRecord) -> tuple[StoreProblem, ...]:
-    """Put one record on disk beside those of the same server's other profiles."""
+    """Put one record on disk beside those of the same server's other profiles.
+
+    Lists of kinds that it does not hold stay as they are: each kind is learnt on its own.
+    """
     path = _record_path(state_dir, record.spec_key)
     stored, problems = _read_or_set_aside(path, tuple[CatalogRecord, ...])
-    others = tuple(one for one in stored or () if one.profile != record.profile)
-    records = sorted((*others, record), key=lambda one: one.profile)
-    write_atomically(path, _sealed(records))
+    records = {one.profile: one for one in stored or ()}
+    former = records.get(record.profile)
+    if former is not None:
+        record = msgspec.structs.replace(
+            record, lists={**former.lists, **record.lists}, pins=record.pins or former.pins
+        )
+    records[record.profile] = record
+    write_atomically(path, _sealed([records[profile] for profile in sorted(records)]))
     return problems
+
+
+def hello_of(record: CatalogRecord) -> ServerHello:
+    """What the server said of itself when the record was made."""
+    return ServerHello(
+        version=record.era,
+        name=record.server_title or record.server_name,
+        server_version=record.server_version,
+        capabilities=parse_capabilities(record.capabilities),
+        instructions=record.instructions,
+    )
 
 
 def load_catalogs(state_dir: Path) -> tuple[tuple[CatalogRecord, ...], tuple[StoreProblem, ...]]:

@@ -25,16 +25,17 @@ class EventKind(StrEnum):
     CONFIG_APPLIED = "config_applied"
     CONFIG_REJECTED = "config_rejected"
     DEAD_LETTER = "dead_letter"
+    ENTRY_REJECTED = "entry_rejected"
     INSTANCE_EXIT = "instance_exit"
     INSTANCE_STATE = "instance_state"
+    NAME_CONFLICT = "name_conflict"
     NODE_STATE = "node_state"
     ORPHAN_REAPED = "orphan_reaped"
     SERVER_STATE = "server_state"
     SESSION_CLOSED = "session_closed"
     SESSION_OPENED = "session_opened"
     SUPERVISOR_GAVE_UP = "supervisor_gave_up"
-    TOOL_ENTRY_REJECTED = "tool_entry_rejected"
-    TOOL_NAME_CONFLICT = "tool_name_conflict"
+    TOOL_CHANGED = "tool_changed"
 
 
 # What somebody may have to act on. Everything else is the node's ordinary life.
@@ -43,9 +44,10 @@ WARNINGS = frozenset(
         EventKind.ACTOR_CRASHED,
         EventKind.CONFIG_REJECTED,
         EventKind.DEAD_LETTER,
+        EventKind.ENTRY_REJECTED,
+        EventKind.NAME_CONFLICT,
         EventKind.ORPHAN_REAPED,
-        EventKind.TOOL_ENTRY_REJECTED,
-        EventKind.TOOL_NAME_CONFLICT,
+        EventKind.TOOL_CHANGED,
     }
 )
 ERRORS = frozenset({EventKind.SUPERVISOR_GAVE_UP})

@@ -39,7 +39,7 @@ class Library:
     def __init__(self, at_home: Home, store: Handle[Any]) -> None:
         self.home = at_home
         self.store = store
-        self.index = at_home.context.index
+        self.index = at_home.context.indexes["tools"]
 
     @property
     def world(self) -> Any:
@@ -70,8 +70,8 @@ async def library(tmp_path: Path, *views: ServerView, restarts: int = 0) -> Asyn
         shelf = Library(at_home, store)
         await at_home.fill(
             "index",
-            lambda: CrashableIndex(at_home.context, store),
-            handle=at_home.context.index,
+            lambda: CrashableIndex(at_home.context, store, "tools"),
+            handle=at_home.context.indexes["tools"],
             restarts=restarts,
         )
         await shelf.settle()
@@ -170,7 +170,7 @@ def test_an_empty_list_that_the_server_has_announced_replaces_a_good_one(tmp_pat
     async def main() -> None:
         async with library(tmp_path) as shelf:
             shelf.index.tell(lists("alpha", tool("x")))
-            shelf.index.tell(replace(lists("alpha"), announced=True))
+            shelf.index.tell(replace(lists("alpha"), again=True))
             await shelf.settle()
             assert shelf.names() == []
         async with library(tmp_path) as shelf:
@@ -290,10 +290,8 @@ def test_changes_conflicts_and_refused_entries_are_events(tmp_path: Path) -> Non
             shelf.index.tell(lists("a_b", tool("c")))
             await shelf.settle()
 
-            assert shelf.home.event_texts("tool_entry_rejected") == [
-                (None, None, "bad: it has no inputSchema")
-            ]
-            [(_, _, conflict)] = shelf.home.event_texts("tool_name_conflict")
+            assert shelf.home.event_texts("entry_rejected") == [(None, None, "bad: it has no inputSchema")]
+            [(_, _, conflict)] = shelf.home.event_texts("name_conflict")
             assert conflict is not None
             assert conflict.startswith("c: a_b_c is taken, listed as a_b_c_")
             _, to, reason = shelf.home.event_texts("catalog_changed")[-1]
@@ -399,7 +397,7 @@ def test_any_interleaving_ends_where_a_fresh_rebuild_ends_and_versions_only_grow
                 elif kind == "failed":
                     shelf.index.tell(lists_failed(name))
                     if name in known:
-                        known[name] = learnt(name, *known[name].tools, stale=True)
+                        known[name] = learnt(name, *known[name].listed, stale=True)
                 elif kind == "servers":
                     hidden ^= {name}
                     shelf.home.context.world.publish_servers(

@@ -27,7 +27,8 @@ class FakeIndex(LoopActor[None]):
     def __init__(self, unlearnt: tuple[SpecKey, ...] = ()) -> None:
         super().__init__()
         self.unlearnt = unlearnt
-        self.waiting: dict[SpecKey, Deferred[ListsLearnt]] = {}
+        # One stands for the indexes of all kinds: each is asked once.
+        self.waiting: dict[SpecKey, list[Deferred[ListsLearnt]]] = {}
         self.failed: list[str] = []
         self.asked: list[SpecKey] = []
 
@@ -37,18 +38,22 @@ class FakeIndex(LoopActor[None]):
 
     @answers(AwaitLists)
     def _on_await(self, request: AwaitLists) -> Deferred[ListsLearnt]:
-        self.asked.append(request.spec_key)
+        waiting = self.waiting.setdefault(request.spec_key, [])
+        if not waiting:
+            self.asked.append(request.spec_key)
         deferred: Deferred[ListsLearnt] = self.defer()
-        self.waiting[request.spec_key] = deferred
+        waiting.append(deferred)
         return deferred
 
     @handles(LearningFailed)
     def _on_failed(self, message: LearningFailed) -> None:
-        self.failed.append(message.message)
+        if message.message not in self.failed[-2:]:
+            self.failed.append(message.message)
 
     def learn(self, name: str, failure: str | None = None) -> None:
         key = key_of(name)
-        self.waiting.pop(key).answer(ListsLearnt(key, failure))
+        for deferred in self.waiting.pop(key):
+            deferred.answer(ListsLearnt(key, failure))
 
 
 class FakeServer(LoopActor[None]):
@@ -88,7 +93,7 @@ class School:
 
     def bootstrap(self, concurrency: int) -> Bootstrap:
         probes = [ProbeSpec(key_of(name), name, lambda name=name: self.probe(name)) for name in self.servers]
-        return Bootstrap(probes, self.home.context.index, concurrency=concurrency)
+        return Bootstrap(probes, self.home.context.indexes, concurrency=concurrency)
 
 
 @asynccontextmanager
@@ -97,7 +102,7 @@ async def school(
 ) -> AsyncIterator[School]:
     async with home(tmp_path, played=("events", "subscribers")) as at_home:
         index = FakeIndex(tuple(map(key_of, unlearnt)))
-        await at_home.fill("index", lambda: index, handle=at_home.context.index)
+        await at_home.fill("index", lambda: index, handle=at_home.context.indexes["tools"])
         place = School(at_home, index)
         for name in names:
             place.servers[name] = FakeServer(name, refusal)

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.catalogs import key_of, learnt, merged, tool, view
 
-from mcpv_node.actors.snapshot import EMPTY_TOOLS, Learnt, Source
-from mcpv_node.protocol import ListedTool
+from mcpv_node.actors.snapshot import Learnt, Source, empty_snapshot
+from mcpv_node.protocol import Listed
 
 ALPHA, BETA = view("alpha"), view("beta")
 
@@ -39,7 +39,7 @@ def test_a_definition_is_the_servers_own_but_for_its_name() -> None:
     [("a.b", "alpha_a_b"), ("a b/c", "alpha_a_b_c"), ("ß", "alpha__"), ("ok-1", "alpha_ok-1")],
 )
 def test_characters_that_clients_refuse_are_replaced(raw: str, listed: str) -> None:
-    [entry] = merged([ALPHA], learnt("alpha", ListedTool(raw, tool("x").definition))).entries
+    [entry] = merged([ALPHA], learnt("alpha", Listed(raw, tool("x").definition))).entries
 
     assert (entry.name, entry.raw_name) == (listed, raw)
 
@@ -127,7 +127,7 @@ def test_where_a_list_was_learnt_and_whether_it_is_stale_do_not_change_the_etag(
         [tool("z")],
     ],
 )
-def test_every_change_of_the_entries_is_one_version_more(changed: list[ListedTool]) -> None:
+def test_every_change_of_the_entries_is_one_version_more(changed: list[Listed]) -> None:
     first = merged([ALPHA], learnt("alpha", tool("x")))
 
     second = merged([ALPHA], learnt("alpha", *changed), previous=first)
@@ -147,7 +147,7 @@ def test_a_target_changes_without_the_etag_when_another_server_offers_the_same()
 
 
 def test_the_first_snapshot_is_version_one_even_if_it_is_empty() -> None:
-    assert merged([], previous=EMPTY_TOOLS).version == 1
+    assert merged([], previous=empty_snapshot("tools")).version == 1
 
 
 # --- any order ----------------------------------------------------------------------------------
@@ -172,12 +172,12 @@ def test_whatever_led_to_it_a_snapshot_is_what_a_fresh_rebuild_gives(
 ) -> None:
     known: dict[str, Learnt] = {}
     views = [view(name) for name in SERVERS]
-    snapshot = EMPTY_TOOLS
+    snapshot = empty_snapshot("tools")
     for kind, server, names, note in steps:
         if kind == "learnt":
             known[server] = learnt(server, *(tool(name, note) for name in names))
         elif kind == "failed" and server in known:
-            known[server] = learnt(server, *known[server].tools, stale=True)
+            known[server] = learnt(server, *known[server].listed, stale=True)
         elif kind == "servers":
             views = [view(name) for name in names]
         before, snapshot = snapshot, merged(views, *known.values(), previous=snapshot)
@@ -186,7 +186,7 @@ def test_whatever_led_to_it_a_snapshot_is_what_a_fresh_rebuild_gives(
     shuffled_views, shuffled_lists = list(views), list(known.values())
     chance.shuffle(shuffled_views)
     chance.shuffle(shuffled_lists)
-    fresh = merged(shuffled_views, *shuffled_lists, previous=EMPTY_TOOLS)
+    fresh = merged(shuffled_views, *shuffled_lists, previous=empty_snapshot("tools"))
 
     if steps:
         assert (snapshot.entries, snapshot.etag, snapshot.conflicts, snapshot.complete) == (

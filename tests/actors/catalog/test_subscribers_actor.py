@@ -50,7 +50,7 @@ class Audience:
         """A new snapshot; each server's one tool says what it is given here."""
         cell = self.home.context.world
         lists = [learnt(name, tool("x", notes.get(name, ""))) for name in NAMES]
-        cell.publish_tools(merged(map(view, NAMES), *lists, previous=cell.world.tools))
+        cell.publish(merged(map(view, NAMES), *lists, previous=cell.world.tools))
 
     def announce(self) -> None:
         tools = self.home.context.world.world.tools
@@ -104,7 +104,7 @@ def test_it_is_told_the_etag_of_its_view_and_the_version_of_the_catalog(tmp_path
 
             world = people.home.context.world.world
             assert people.told[2] == [
-                SnapshotChanged("tools", world.tools.version, world.tool_view(ALPHA).etag)
+                SnapshotChanged("tools", world.tools.version, world.view("tools", ALPHA).etag)
             ]
 
     run(main())

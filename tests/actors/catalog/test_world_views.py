@@ -33,7 +33,7 @@ def world(nobody: Handle[Any]) -> World:
 
 
 def seen(world: World, selector: Selector) -> set[str]:
-    return {entry.server for entry in world.tool_view(selector).entries}
+    return {entry.server for entry in world.view("tools", selector).entries}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_tags_show_servers_that_share_one_and_those_without(
 
 
 def test_no_selector_sees_everything_under_prefixed_names(world: World) -> None:
-    whole = world.tool_view(EVERYTHING)
+    whole = world.view("tools", EVERYTHING)
 
     assert len(whole.entries) == 8
     assert not whole.raw_names
@@ -61,25 +61,24 @@ def test_no_selector_sees_everything_under_prefixed_names(world: World) -> None:
 
 
 def test_a_call_may_also_use_server_dot_tool_in_the_servers_own_spelling(world: World) -> None:
-    targets = world.tool_view(EVERYTHING).targets
+    targets = world.view("tools", EVERYTHING).targets
 
     assert targets["red.x"] is targets["red_x"]
     assert targets["red.a.b"] is targets["red_a_b"]
 
 
 def test_a_hidden_server_cannot_be_called_by_any_name(world: World) -> None:
-    targets = world.tool_view(Selector(tags=frozenset({"red"}))).targets
+    targets = world.view("tools", Selector(tags=frozenset({"red"}))).targets
 
     assert not {"blue_x", "blue.x", "x"} & set(targets)
 
 
 def test_one_server_alone_keeps_its_raw_names(world: World) -> None:
-    alone = world.tool_view(Selector(server=ServerName("red")))
+    alone = world.view("tools", Selector(server=ServerName("red")))
 
     assert list(alone.targets) == ["a.b", "x"]
-    page = alone.page(0)
-    assert page is not None
-    assert [one["name"] for one in json.loads(page)["tools"]] == ["a.b", "x"]
+    page = alone.page("tools").opened
+    assert [one["name"] for one in json.loads(page + b"}")["tools"]] == ["a.b", "x"]
 
 
 def test_the_etag_of_a_view_follows_only_what_it_shows(nobody: Handle[Any]) -> None:
@@ -89,51 +88,62 @@ def test_the_etag_of_a_view_follows_only_what_it_shows(nobody: Handle[Any]) -> N
     red, blue = Selector(tags=frozenset({"red"})), Selector(server=ServerName("blue"))
 
     assert (
-        before.tool_view(Selector(server=ServerName("red"))).etag
-        == after.tool_view(Selector(server=ServerName("red"))).etag
+        before.view("tools", Selector(server=ServerName("red"))).etag
+        == after.view("tools", Selector(server=ServerName("red"))).etag
     )
-    assert before.tool_view(blue).etag != after.tool_view(blue).etag
-    assert before.tool_view(EVERYTHING).etag != after.tool_view(EVERYTHING).etag
+    assert before.view("tools", blue).etag != after.view("tools", blue).etag
+    assert before.view("tools", EVERYTHING).etag != after.view("tools", EVERYTHING).etag
     assert seen(before, red) == {"plain", "red", "both"}
 
 
 def test_pages_follow_each_other_by_their_cursors_and_end(nobody: Handle[Any]) -> None:
     alpha = view("alpha")
     tools = merged([alpha], learnt("alpha", *(tool(f"t{number:02}") for number in range(25))))
-    whole = world_of([alpha], nobody, tools, page_size=10).tool_view(EVERYTHING)
+    whole = world_of([alpha], nobody, tools, page_size=10).view("tools", EVERYTHING)
 
-    pages = [json.loads(whole.page(number) or b"{}") for number in range(3)]
+    pages = [whole.page("tools")]
+    while pages[-1].last is not None:
+        pages.append(whole.page("tools", pages[-1].last))
 
-    assert [len(page["tools"]) for page in pages] == [10, 10, 5]
-    assert [page.get("nextCursor") for page in pages] == [f"{whole.etag}.1", f"{whole.etag}.2", None]
-    assert whole.page(3) is None
-    assert [one["name"] for page in pages for one in page["tools"]] == [entry.name for entry in tools.entries]
+    shown = [[one["name"] for one in json.loads(page.opened + b"}")["tools"]] for page in pages]
+    assert [len(page) for page in shown] == [10, 10, 5]
+    assert [name for page in shown for name in page] == [entry.name for entry in tools.entries]
 
 
 def test_a_last_page_that_is_exactly_full_promises_no_further_one(nobody: Handle[Any]) -> None:
     alpha = view("alpha")
     tools = merged([alpha], learnt("alpha", *(tool(f"t{number}") for number in range(4))))
-    whole = world_of([alpha], nobody, tools, page_size=2).tool_view(EVERYTHING)
+    whole = world_of([alpha], nobody, tools, page_size=2).view("tools", EVERYTHING)
 
-    assert b"nextCursor" not in (whole.page(1) or b"")
-    assert whole.page(2) is None
+    assert whole.page("tools").last == "alpha_t1"
+    assert whole.page("tools", "alpha_t1").last is None
+
+
+def test_a_page_goes_on_behind_a_name_that_is_gone(nobody: Handle[Any]) -> None:
+    alpha = view("alpha")
+    tools = merged([alpha], learnt("alpha", *(tool(f"t{number}") for number in (0, 2, 3))))
+    whole = world_of([alpha], nobody, tools, page_size=2).view("tools", EVERYTHING)
+
+    following = whole.page("tools", "alpha_t1")
+
+    assert [one["name"] for one in json.loads(following.opened + b"}")["tools"]] == ["alpha_t2", "alpha_t3"]
 
 
 def test_an_empty_view_has_one_empty_page(nobody: Handle[Any]) -> None:
-    whole = world_of([], nobody).tool_view(EVERYTHING)
+    whole = world_of([], nobody).view("tools", EVERYTHING)
 
-    assert (whole.page(0), whole.page(1)) == (b'{"tools":[]}', None)
+    assert (whole.page("tools").opened, whole.page("tools").last) == (b'{"tools":[]', None)
 
 
 def test_a_view_is_made_once_in_each_world(world: World) -> None:
     cell = WorldCell(world)
-    first = cell.world.tool_view(EVERYTHING)
-    assert cell.world.tool_view(Selector()) is first
+    first = cell.world.view("tools", EVERYTHING)
+    assert cell.world.view("tools", Selector()) is first
 
-    cell.publish_tools(merged(VIEWS, learnt("red", tool("y"))))
+    cell.publish(merged(VIEWS, learnt("red", tool("y"))))
 
-    assert cell.world.tool_view(EVERYTHING) is not first
-    assert world.tool_view(EVERYTHING) is first, "who read the old world goes on with it"
+    assert cell.world.view("tools", EVERYTHING) is not first
+    assert world.view("tools", EVERYTHING) is first, "who read the old world goes on with it"
 
 
 def test_every_assignment_is_a_revision_and_keeps_the_other_half(world: World, nobody: Handle[Any]) -> None:
@@ -151,7 +161,7 @@ def test_the_names_of_the_whole_node_are_those_of_its_parts_also_with_dots_in_th
 ) -> None:
     views = [view("a"), view("a.b")]
     tools = merged(views, learnt("a", tool("b.c"), tool("x")), learnt("a.b", tool("c"), tool("d.e")))
-    targets = world_of(views, nobody, tools).tool_view(EVERYTHING).targets
+    targets = world_of(views, nobody, tools).view("tools", EVERYTHING).targets
 
     assert set(targets) == {
         *(entry.name for entry in tools.entries),

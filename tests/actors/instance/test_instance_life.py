@@ -21,7 +21,6 @@ from mcpv_node.actors.instance.messages import (
     InstanceStarting,
     ListsFailed,
     StopInstance,
-    ToolLists,
 )
 from mcpv_node.actors.kernel import Shutdown
 
@@ -113,7 +112,7 @@ def test_all_pages_of_the_lists_are_told_together(tmp_path: Path, pages: int) ->
     async def main() -> None:
         async with session(tmp_path, LIST_PAGES=pages) as bad:
             assert len(await bad.learnt()) == 10
-            assert len(bad.index.of(ToolLists)) == 1
+            assert len(bad.tool_lists()) == 1
 
     run(main())
 
@@ -147,7 +146,7 @@ for line in sys.stdin:
 
 def scripted(
     *,
-    capabilities: str = '{"tools": {}}',
+    capabilities: str = '{"tools": {"listChanged": True}}',
     on_list: str = "send(message['id'], {'tools': []})",
     on_call: str = "pass",
 ) -> dict[str, Any]:
@@ -214,9 +213,9 @@ def test_many_announcements_of_a_change_are_one_reading(tmp_path: Path) -> None:
         async with session(tmp_path, **scripted(on_list=counts, on_call=announces)) as bad:
             assert await bad.learnt() == ["t1"]
             await bad.text("announce")
-            await until(lambda: len(bad.index.of(ToolLists)) == 2)
+            await until(lambda: len(bad.tool_lists()) == 2)
             await bad.text("announce")
-            await until(lambda: len(bad.index.of(ToolLists)) == 3)
+            await until(lambda: len(bad.tool_lists()) == 3)
 
             assert await bad.learnt() == ["t3"]
 
