@@ -6,9 +6,12 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from mcp.shared.inbound import InboundModernRoute, classify_inbound_request, validate_mcp_param_headers
+from mcp_types import methods
 from msgspec import Raw
 
 from mcpv_node.protocol import (
+    BackMeta,
     HeaderMismatch,
     McpHeaders,
     MirroredParam,
@@ -17,6 +20,8 @@ from mcpv_node.protocol import (
     decode_value,
     encode_value,
     members,
+    params_for_back,
+    parse_mirrored,
     read_headers,
     request_headers,
 )
@@ -239,3 +244,27 @@ def test_what_a_back_is_sent_a_front_accepts(arguments: dict[str, object]) -> No
 
     check_headers(headers, version=VERSION, method="tools/call", params=members(params))
     check_param_headers(headers, MIRRORED, Raw(msgspec.json.encode(arguments)))
+
+
+def test_a_request_that_we_send_passes_the_sdks_own_ladder() -> None:
+    arguments = {"region": " us", "where": {"zone": 7}}
+    schema = {
+        "type": "object",
+        "properties": {
+            "region": {"type": "string", "x-mcp-header": "Region"},
+            "where": {"type": "object", "properties": {"zone": {"type": "integer", "x-mcp-header": "Zone"}}},
+        },
+    }
+    called = msgspec.json.encode({"name": "prefixed", "arguments": arguments})
+    back = BackMeta(version=VERSION, capabilities=b"{}", client_info=b'{"name":"c","version":"1"}')
+
+    params = params_for_back("tools/call", called, meta=back, progress_token=1, name="é")
+    mirrored = parse_mirrored(msgspec.json.encode(schema))
+    sent = dict(request_headers("tools/call", params, version=VERSION, mirrored=mirrored))
+
+    assert params is not None
+    body = {"method": "tools/call", "params": msgspec.json.decode(params, type=dict[str, object])}
+    lower = {name.lower(): value for name, value in sent.items()}
+    assert isinstance(classify_inbound_request(body, headers=lower), InboundModernRoute)
+    assert validate_mcp_param_headers(schema, arguments, lower) is None
+    methods.validate_client_request("tools/call", VERSION, body["params"])  # type: ignore[arg-type]

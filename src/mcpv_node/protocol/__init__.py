@@ -3,8 +3,15 @@
 # Layout
 
 `envelope` is one message, `lines` and `sse` are how messages stand on a stream. `versions` and `lifecycle` open a
-conversation, `calls` and `listing` are what is said in it, `names` is what clients see. `session` is a whole server
-without its pipe. `members` reads objects without touching their values, `errors` says what can go wrong.
+legacy conversation, `discovery` finds out how a server is spoken to. `eras` tells the era of a message; a modern one
+speaks for itself in `meta`, repeated in `headers` (of arguments too: `mirroring`). `calls`, `listing` and
+`subscriptions` are what is said, `names` is what clients see, `templates` tells whose a resource is.
+
+Between two legs: `params` and `shapes` turn requests, results and errors into those of the other side, `rounds` does so
+for what servers ask of clients, `profiles` for what both can do, and `sealed` keeps what clients carry for us.
+
+`session` is a whole server without its pipe. `members` reads objects without touching their values and `reading` reads
+values out of them, `log_levels` is an order, `errors` says what can go wrong.
 """
 
 from .calls import (
@@ -135,6 +142,13 @@ from .names import (
     assign_names,
     listed_name,
 )
+from .params import (
+    COMPLETE,
+    NAMED_BY,
+    BackMeta,
+    params_for_back,
+    subject_of,
+)
 from .session import (
     PING,
     Answer,
@@ -163,6 +177,7 @@ __all__ = [
     "CALL",
     "CANCELLED",
     "CODES",
+    "COMPLETE",
     "DEFAULT_DEPTH",
     "HEADER_MISMATCH",
     "INITIALIZE",
@@ -179,6 +194,7 @@ __all__ = [
     "MISSING_CAPABILITY",
     "MODERN",
     "MODERN_METHODS",
+    "NAMED_BY",
     "PARSE_ERROR",
     "PING",
     "PROGRESS",
@@ -188,6 +204,7 @@ __all__ = [
     "URL_ELICITATION_REQUIRED",
     "Answer",
     "Assignment",
+    "BackMeta",
     "Call",
     "CallFailure",
     "Capabilities",
@@ -260,6 +277,7 @@ __all__ = [
     "modern_http_status",
     "negotiate",
     "one_line",
+    "params_for_back",
     "parse_call",
     "parse_cancelled",
     "parse_initialize",
@@ -276,6 +294,7 @@ __all__ = [
     "request_headers",
     "retoken_progress",
     "rewrite_call",
+    "subject_of",
     "success_around",
     "tools_result",
     "typed",

@@ -13,7 +13,8 @@ from msgspec import Raw
 
 from .envelope import RawId
 from .errors import RemoteProtocolError
-from .meta import META, PROGRESS_TOKEN, ROUTING_KEY, read_progress_token
+from .meta import PROGRESS_TOKEN, ROUTING_KEY, meta_in, read_progress_token
+from .params import params_for_back
 from .reading import read_object, read_scalar, read_text
 
 CALL: Final = "tools/call"
@@ -35,7 +36,7 @@ def parse_call(params: Raw | None) -> Call:
     if params is None:
         raise RemoteProtocolError("tools/call has no params")
     found = read_object(params, "the params of tools/call")
-    meta = read_object(found[META], META) if META in found else {}
+    meta = meta_in(found)
     return Call(
         name=read_text(found, "name", "the name of the tool"),
         progress_token=read_progress_token(meta),
@@ -45,18 +46,9 @@ def parse_call(params: Raw | None) -> Call:
 
 
 def rewrite_call(params: bytes | Raw, *, name: str, progress_token: int | None) -> bytes:
-    """The same call under the server's own name for the tool and our own token, or none."""
-    found: dict[str, object] = dict(read_object(params, "the params of tools/call"))
-    found["name"] = name
-    raw_meta = found.get("_meta")
-    meta: dict[str, object] = dict(read_object(raw_meta, "_meta")) if isinstance(raw_meta, Raw) else {}
-    if progress_token is not None:
-        meta["progressToken"] = progress_token
-        found["_meta"] = meta
-    elif "progressToken" in meta:
-        del meta["progressToken"]
-        found["_meta"] = meta
-    return msgspec.json.encode(found)
+    """The same call for a legacy server, under its own name for the tool and our own token, or none."""
+    rewritten = params_for_back(CALL, params, meta=None, progress_token=progress_token, name=name)
+    return bytes(params) if rewritten is None else rewritten
 
 
 def cancelled(id: int | RawId, reason: str | None = None) -> bytes:

@@ -18,6 +18,7 @@ from msgspec import Raw
 
 from .errors import RemoteProtocolError
 from .mirroring import MirroredParam
+from .params import NAMED_BY
 from .reading import is_there, read_object, read_text
 
 VERSION_HEADER: Final = "mcp-protocol-version"
@@ -26,15 +27,10 @@ METHOD_HEADER: Final = "mcp-method"
 NAME_HEADER: Final = "mcp-name"
 PARAM_PREFIX: Final = "mcp-param-"
 
-# The member of the params that says what a request is about; in a modern request Mcp-Name repeats it.
-NAMED_BY: Final[dict[str, str]] = {
-    "tools/call": "name",
-    "prompts/get": "name",
-    "resources/read": "uri",
-    "tasks/get": "taskId",
-    "tasks/update": "taskId",
-    "tasks/cancel": "taskId",
-}
+# What Mcp-Name repeats: the member that says what the request is about.
+_NAMED: Final = frozenset(
+    {"tools/call", "prompts/get", "resources/read", "tasks/get", "tasks/update", "tasks/cancel"}
+)
 # Of an extension that leaves checking to the server: compared when it is there, not missed when it is not.
 _NAME_IS_OPTIONAL: Final = frozenset({"tasks/get", "tasks/update", "tasks/cancel"})
 
@@ -100,7 +96,7 @@ def check_headers(headers: McpHeaders, *, version: str, method: str, params: Map
         raise HeaderMismatch(f"the header {name} came more than once")
     _same("Mcp-Protocol-Version", headers.version, version)
     _same("Mcp-Method", headers.method, method)
-    member = NAMED_BY.get(method)
+    member = NAMED_BY[method] if method in _NAMED else None
     if member is None or not is_there(params, member):
         return
     if headers.name is None and method in _NAME_IS_OPTIONAL:
@@ -140,9 +136,9 @@ def request_headers(
 ) -> list[tuple[str, str]]:
     """The headers for a request to a modern back, made from the params that go there."""
     built = [("Mcp-Protocol-Version", version), ("Mcp-Method", method)]
-    member = NAMED_BY.get(method)
-    if params is None or member is None:
+    if params is None or method not in _NAMED:
         return built
+    member = NAMED_BY[method]
     found = read_object(params, f"the params of {method}")
     if is_there(found, member):
         built.append(("Mcp-Name", encode_value(read_text(found, member, f"the {member} of {method}"))))

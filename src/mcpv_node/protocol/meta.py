@@ -6,6 +6,7 @@ carries only what is not the protocol's own business, a progress token for one.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 import msgspec
@@ -52,11 +53,14 @@ class RequestMeta(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_meta(params: bytes | Raw | None) -> dict[str, Raw]:
-    """The members of `_meta`; empty when there is none."""
-    if params is None:
-        return {}
-    found = read_object(params, "params")
-    return read_object(found[META], META) if META in found else {}
+    """The members of `_meta` in params; empty when there is none."""
+    return {} if params is None else meta_in(read_object(params, "params"))
+
+
+def meta_in(found: Mapping[str, object]) -> dict[str, Raw]:
+    """The members of `_meta` in an object; empty when there is none, or null, which says the same."""
+    raw = found.get(META)
+    return read_object(raw, META) if isinstance(raw, Raw) and bytes(raw) != b"null" else {}
 
 
 def parse_request_meta(params: bytes | Raw | None) -> RequestMeta:

@@ -8,7 +8,7 @@ import msgspec
 from msgspec import Raw
 
 from .errors import RemoteProtocolError
-from .members import items, members
+from .members import members
 
 
 def read_object(raw: bytes | Raw, what: str) -> dict[str, Raw]:
@@ -35,14 +35,6 @@ def read_texts(raw: bytes | Raw, what: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(msgspec.json.decode(raw, type=list[str])))
     except msgspec.DecodeError:
         raise RemoteProtocolError(f"{what} is not an array of strings") from None
-
-
-def read_items(raw: bytes | Raw, what: str) -> list[Raw]:
-    """The elements of an array."""
-    try:
-        return items(raw)
-    except msgspec.DecodeError:
-        raise RemoteProtocolError(f"{what} is not an array") from None
 
 
 def read_scalar(raw: Raw, what: str) -> Raw:
