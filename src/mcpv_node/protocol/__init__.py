@@ -149,6 +149,11 @@ from .params import (
     params_for_back,
     subject_of,
 )
+from .sealed import (
+    KEY_BYTES,
+    Sealer,
+    SealError,
+)
 from .session import (
     PING,
     Answer,
@@ -185,6 +190,7 @@ __all__ = [
     "INTERNAL_ERROR",
     "INVALID_PARAMS",
     "INVALID_REQUEST",
+    "KEY_BYTES",
     "LATEST_LEGACY",
     "LATEST_MODERN",
     "LEGACY",
@@ -237,6 +243,8 @@ __all__ = [
     "RemoteProtocolError",
     "Request",
     "RequestMeta",
+    "SealError",
+    "Sealer",
     "ServerHello",
     "ServerSession",
     "SseDecoder",
