@@ -204,6 +204,12 @@ from .sse import (
     comment,
     encode_event,
 )
+from .templates import (
+    MAX_URI,
+    Template,
+    best_match,
+    parse_template,
+)
 from .versions import (
     LATEST_LEGACY,
     LATEST_MODERN,
@@ -234,6 +240,7 @@ __all__ = [
     "LEGACY",
     "LIST_TOOLS",
     "LOG_LEVELS",
+    "MAX_URI",
     "METHOD_NOT_FOUND",
     "MISSING_CAPABILITY",
     "MODERN",
@@ -296,6 +303,7 @@ __all__ = [
     "SseEvent",
     "Strategy",
     "Success",
+    "Template",
     "Tool",
     "ToolHandler",
     "Verdict",
@@ -303,6 +311,7 @@ __all__ = [
     "answer_for_failure",
     "answer_to",
     "assign_names",
+    "best_match",
     "build_initialize",
     "cancelled",
     "capabilities_of",
@@ -353,6 +362,7 @@ __all__ = [
     "parse_progress",
     "parse_request_meta",
     "parse_retry",
+    "parse_template",
     "parse_tools_page",
     "profile_of",
     "read_headers",
