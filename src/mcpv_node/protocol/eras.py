@@ -33,7 +33,7 @@ from .errors import (
 )
 from .headers import HeaderMismatch, McpHeaders, check_headers
 from .lifecycle import INITIALIZE
-from .meta import VERSION_KEY, RequestMeta, parse_request_meta, read_meta
+from .meta import VERSION_KEY, RequestMeta, meta_in, read_meta, request_meta_of
 from .reading import read_object
 from .versions import LEGACY, MODERN
 
@@ -152,9 +152,9 @@ def _judge_posted_notification(
 
 def _judge_request(request: Request, headers: McpHeaders | None) -> Modern | Refused:
     try:
-        meta = parse_request_meta(request.params)
+        params = {} if request.params is None else read_object(request.params, "params")
+        meta = request_meta_of(meta_in(params))
         if headers is not None:
-            params = {} if request.params is None else read_object(request.params, "params")
             check_headers(headers, version=meta.version, method=request.method, params=params)
     except HeaderMismatch as mismatch:
         return refuse(HEADER_MISMATCH, str(mismatch))

@@ -14,7 +14,7 @@ from msgspec import Raw
 
 from .errors import RemoteProtocolError
 from .log_levels import LOG_LEVELS, is_log_level
-from .reading import read_object, read_scalar, read_text
+from .reading import check_object, read_object, read_scalar, read_text
 
 META: Final = "_meta"
 PROGRESS_TOKEN: Final = "progressToken"
@@ -52,6 +52,17 @@ class RequestMeta(msgspec.Struct, frozen=True, kw_only=True):
     members: dict[str, Raw]
 
 
+class _Client(msgspec.Struct, frozen=True):
+    """What of an Implementation is read with every request."""
+
+    name: str = ""
+    version: str = ""
+
+
+_NOBODY: Final = _Client()
+_decode_client: Final = msgspec.json.Decoder(_Client).decode
+
+
 def read_meta(params: bytes | Raw | None) -> dict[str, Raw]:
     """The members of `_meta` in params; empty when there is none."""
     return {} if params is None else meta_in(read_object(params, "params"))
@@ -65,17 +76,21 @@ def meta_in(found: Mapping[str, object]) -> dict[str, Raw]:
 
 def parse_request_meta(params: bytes | Raw | None) -> RequestMeta:
     """Read the `_meta` of a modern request; what is missing or wrong is named. The version may be any."""
-    meta = read_meta(params)
+    return request_meta_of(read_meta(params))
+
+
+def request_meta_of(meta: dict[str, Raw]) -> RequestMeta:
+    """The same, from the members of `_meta`."""
     missing = [key for key in REQUIRED_KEYS if key not in meta]
     if missing:
         raise RemoteProtocolError(f"_meta must have {' and '.join(missing)}")
-    read_object(meta[CAPABILITIES_KEY], CAPABILITIES_KEY)
+    check_object(meta[CAPABILITIES_KEY], CAPABILITIES_KEY)
     info = meta.get(CLIENT_INFO_KEY)
-    said = {} if info is None else read_object(info, CLIENT_INFO_KEY)
+    client = _NOBODY if info is None else _read_client(info)
     return RequestMeta(
         version=read_text(meta, VERSION_KEY, VERSION_KEY),
-        client_name=_optional_text(said, "name", f"{CLIENT_INFO_KEY}.name") or "",
-        client_version=_optional_text(said, "version", f"{CLIENT_INFO_KEY}.version") or "",
+        client_name=client.name,
+        client_version=client.version,
         client_info=None if info is None else bytes(info),
         capabilities=bytes(meta[CAPABILITIES_KEY]),
         log_level=_log_level(meta),
@@ -88,6 +103,18 @@ def parse_request_meta(params: bytes | Raw | None) -> RequestMeta:
 def read_progress_token(meta: dict[str, Raw]) -> Raw | None:
     """A copy of the token: it outlives the message that brought it."""
     return read_scalar(meta[PROGRESS_TOKEN], PROGRESS_TOKEN).copy() if PROGRESS_TOKEN in meta else None
+
+
+def _read_client(info: Raw) -> _Client:
+    try:
+        return _decode_client(info)
+    except msgspec.DecodeError:
+        # Read once more for the sentence, or because the parser is stricter than JSON.
+        said = read_object(info, CLIENT_INFO_KEY)
+    return _Client(
+        _optional_text(said, "name", f"{CLIENT_INFO_KEY}.name") or "",
+        _optional_text(said, "version", f"{CLIENT_INFO_KEY}.version") or "",
+    )
 
 
 def _optional_text(found: dict[str, Raw], key: str, what: str) -> str | None:

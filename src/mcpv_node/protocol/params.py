@@ -22,7 +22,7 @@ from .meta import (
     VERSION_KEY,
     meta_in,
 )
-from .reading import read_object, read_text
+from .reading import decode_text, read_object, read_text
 
 # The member of the params that says what a request is about. Modern headers repeat some of them.
 NAMED_BY: Final[dict[str, str]] = {
@@ -39,6 +39,9 @@ NAMED_BY: Final[dict[str, str]] = {
 COMPLETE: Final = "completion/complete"
 # What a completion is for, by the type of its reference.
 _REFERRED_BY: Final = {"ref/prompt": "name", "ref/resource": "uri"}
+
+
+_NOT_PASSED: Final = CONNECTION_KEYS | {PROGRESS_TOKEN}
 
 
 class BackMeta(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,7 +109,7 @@ def _text(raw: object) -> str | None:
     if not isinstance(raw, Raw):
         return None
     try:
-        return msgspec.json.decode(raw, type=str)
+        return decode_text(raw)
     except msgspec.DecodeError:
         return None
 
@@ -117,15 +120,12 @@ def _set_meta(found: dict[str, object], back: BackMeta | None, progress_token: i
     ours = {} if back is None else _back_keys(back)
     if progress_token is not None:
         ours[PROGRESS_TOKEN] = progress_token
-    meta: dict[str, object] = {
-        key: ours.pop(key, value)
-        for key, value in said.items()
-        if key in ours or (key not in CONNECTION_KEYS and key != PROGRESS_TOKEN)
-    }
-    changed = bool(ours) or meta != said
-    if changed:
-        found[META] = meta | ours
-    return changed
+    if not ours and _NOT_PASSED.isdisjoint(said):
+        return False
+    kept = {key: value for key, value in said.items() if key in ours or key not in _NOT_PASSED}
+    # What the client said already keeps its place.
+    found[META] = kept | ours
+    return True
 
 
 def _back_keys(back: BackMeta) -> dict[str, object]:

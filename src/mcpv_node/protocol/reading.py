@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import msgspec
 from msgspec import Raw
 
 from .errors import RemoteProtocolError
 from .members import members
+
+decode_text: Final = msgspec.json.Decoder(str).decode
+
+_OBJECT: Final = ord("{")
 
 
 def read_object(raw: bytes | Raw, what: str) -> dict[str, Raw]:
@@ -24,7 +29,7 @@ def read_text(found: Mapping[str, Raw], key: str, what: str) -> str:
     if key not in found:
         raise RemoteProtocolError(f"{what} is missing")
     try:
-        return msgspec.json.decode(found[key], type=str)
+        return decode_text(found[key])
     except msgspec.DecodeError:
         raise RemoteProtocolError(f"{what} is not a string") from None
 
@@ -43,6 +48,12 @@ def read_scalar(raw: Raw, what: str) -> Raw:
     if text[:1] == b'"' or text.removeprefix(b"-").isdigit():
         return raw
     raise RemoteProtocolError(f"{what} is neither a string nor an integer")
+
+
+def check_object(raw: Raw, what: str) -> None:
+    """The same check as `read_object` makes, for a member that is known to be JSON and is not looked into."""
+    if memoryview(raw)[0] != _OBJECT:
+        raise RemoteProtocolError(f"{what} is not an object")
 
 
 def is_there(found: Mapping[str, Raw], key: str) -> bool:
