@@ -12,7 +12,7 @@ from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import InstanceId, LeaseId
 from mcpv_node.actors.snapshot import Kind
-from mcpv_node.protocol import CallFailure, Listed, Rejected, ServerHello, rewrite_call
+from mcpv_node.protocol import CallFailure, Listed, Rejected, ServerHello, params_for_back
 from mcpv_node.settings import SpecKey
 
 
@@ -54,7 +54,9 @@ class Call(Request[Answer | CallFailed], Struct, frozen=True):
         """The params under the server's names and our token; all else is the client's bytes."""
         if self.params is None:
             return None
-        return rewrite_call(self.params, name=self.name, progress_token=progress_token)
+        return params_for_back(
+            self.method, self.params, meta=None, progress_token=progress_token, name=self.name
+        )
 
 
 @dataclass(frozen=True, slots=True)

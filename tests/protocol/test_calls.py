@@ -6,14 +6,15 @@ import pytest
 from msgspec import Raw
 
 from mcpv_node.protocol import (
+    CALL,
     RawId,
     RemoteProtocolError,
     cancelled,
+    params_for_back,
     parse_call,
     parse_cancelled,
     parse_progress,
     retoken_progress,
-    rewrite_call,
 )
 
 
@@ -80,19 +81,25 @@ ARGUMENTS = b'{"n":123456789012345678901234567890,"f":1.0, "b":[ 1,2 ],"e":"\\u0
 def test_only_the_name_and_the_token_of_a_call_change(
     before: bytes, token: int | None, after: bytes, arguments: bytes
 ) -> None:
-    assert rewrite_call(Raw(before % arguments), name="t", progress_token=token) == after % arguments
+    assert (
+        params_for_back(CALL, Raw(before % arguments), meta=None, name="t", progress_token=token)
+        == after % arguments
+    )
 
 
 def test_an_escaped_key_is_still_itself_beside_half_an_emoji() -> None:
     params = b'{"\\ud83d\\ude00":1,"name":"s_t","arguments":{"text":"\\ud83d"}}'
 
-    assert rewrite_call(params, name="t", progress_token=None) == (
+    assert params_for_back(CALL, params, meta=None, name="t", progress_token=None) == (
         '{"\N{GRINNING FACE}":1,"name":"t","arguments":{"text":"\\ud83d"}}'.encode()
     )
 
 
 def test_a_repeated_name_is_one_name_afterwards() -> None:
-    assert rewrite_call(b'{"name":"a","name":"b"}', name="t", progress_token=None) == b'{"name":"t"}'
+    assert (
+        params_for_back(CALL, b'{"name":"a","name":"b"}', meta=None, name="t", progress_token=None)
+        == b'{"name":"t"}'
+    )
 
 
 def test_a_cancellation_names_the_request_to_the_byte() -> None:

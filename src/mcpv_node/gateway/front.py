@@ -327,7 +327,7 @@ class Front:
         if listed is not None:
             keys, patience = unlearnt_for_list(world, kind, self.selector), LIST_PATIENCE
         else:
-            name = _text_member(request.params, NAMED_BY[request.method][0])
+            name = _text_member(request.params, NAMED_BY[request.method])
             if name is None or name in world.view(kind, self.selector, self._caller.profile).targets:
                 return None
             keys = unlearnt_for_call(world, kind, self.selector, name, node.settings)

@@ -11,8 +11,8 @@ import msgspec
 from msgspec import Raw
 
 from .errors import RemoteProtocolError
-from .members import members
-from .versions import LEGACY
+from .reading import read_object, read_text
+from .versions import LEGACY, MODERN, Era
 
 INITIALIZE: Final = "initialize"
 INITIALIZED: Final = "notifications/initialized"
@@ -35,13 +35,18 @@ class Capabilities(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ServerHello(msgspec.Struct, frozen=True, kw_only=True):
-    """What a server said of itself in answer to `initialize`."""
+    """What a server said of itself in answer to `initialize` or `server/discover`."""
 
     version: str
     name: str
     server_version: str
     capabilities: Capabilities
     instructions: str | None = None
+
+    @property
+    def era(self) -> Era:
+        """How the server is spoken to from here on."""
+        return "modern" if self.version in MODERN else "legacy"
 
 
 class ClientHello(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,8 +88,8 @@ def initialize_result(
 
 def parse_initialize_result(raw: bytes | Raw) -> ServerHello:
     """Read a server's answer; it may choose any version we speak, not only the one we asked for."""
-    result = _object(raw, "the server's answer to initialize")
-    version = _text(result, "protocolVersion", "the server's protocolVersion")
+    result = read_object(raw, "the server's answer to initialize")
+    version = read_text(result, "protocolVersion", "the server's protocolVersion")
     if version not in LEGACY:
         spoken = ", ".join(LEGACY)
         raise RemoteProtocolError(f'the server wants protocolVersion "{version}"; we speak {spoken}')
@@ -92,16 +97,16 @@ def parse_initialize_result(raw: bytes | Raw) -> ServerHello:
         raise RemoteProtocolError("the server's answer to initialize has no capabilities")
     if "serverInfo" not in result:
         raise RemoteProtocolError("the server's answer to initialize has no serverInfo")
-    info = _object(result["serverInfo"], "the server's serverInfo")
+    info = read_object(result["serverInfo"], "the server's serverInfo")
     instructions = result.get("instructions")
     return ServerHello(
         version=version,
-        name=_text(info, "name", "the server's serverInfo.name"),
+        name=read_text(info, "name", "the server's serverInfo.name"),
         server_version=_optional_text(info, "version", "the server's serverInfo.version"),
         capabilities=parse_capabilities(result["capabilities"]),
         instructions=None
         if instructions is None or bytes(instructions) == b"null"
-        else _text(result, "instructions", "the server's instructions"),
+        else read_text(result, "instructions", "the server's instructions"),
     )
 
 
@@ -109,11 +114,11 @@ def parse_initialize(params: bytes | Raw | None) -> ClientHello:
     """Read what a client opens with. A client that does not say who it is has the name ""."""
     if params is None:
         raise RemoteProtocolError("initialize has no params")
-    found = _object(params, "the params of initialize")
-    version = _text(found, "protocolVersion", "protocolVersion")
-    info = _object(found["clientInfo"], "clientInfo") if "clientInfo" in found else {}
+    found = read_object(params, "the params of initialize")
+    version = read_text(found, "protocolVersion", "protocolVersion")
+    info = read_object(found["clientInfo"], "clientInfo") if "clientInfo" in found else {}
     capabilities = found.get("capabilities", Raw(b"{}"))
-    _object(capabilities, "capabilities")
+    read_object(capabilities, "capabilities")
     return ClientHello(
         version=version,
         name=_optional_text(info, "name", "clientInfo.name"),
@@ -124,7 +129,7 @@ def parse_initialize(params: bytes | Raw | None) -> ClientHello:
 
 def parse_capabilities(raw: bytes | Raw) -> Capabilities:
     """Read what a server says it offers."""
-    found = _object(raw, "the server's capabilities")
+    found = read_object(raw, "the server's capabilities")
     tools = _flags(found, "tools")
     resources = _flags(found, "resources")
     prompts = _flags(found, "prompts")
@@ -149,7 +154,7 @@ def _flags(found: dict[str, Raw], name: str) -> dict[str, Raw] | None:
     # Some servers write null for what they do not have.
     if raw is None or bytes(raw) == b"null":
         return None
-    return _object(raw, f"the server's capabilities.{name}")
+    return read_object(raw, f"the server's capabilities.{name}")
 
 
 def _is_true(flags: dict[str, Raw] | None, name: str) -> bool:
@@ -157,21 +162,5 @@ def _is_true(flags: dict[str, Raw] | None, name: str) -> bool:
     return raw is not None and bytes(raw) == b"true"
 
 
-def _object(raw: bytes | Raw, what: str) -> dict[str, Raw]:
-    try:
-        return members(raw)
-    except msgspec.DecodeError:
-        raise RemoteProtocolError(f"{what} is not an object") from None
-
-
-def _text(found: dict[str, Raw], key: str, what: str) -> str:
-    if key not in found:
-        raise RemoteProtocolError(f"{what} is missing")
-    try:
-        return msgspec.json.decode(found[key], type=str)
-    except msgspec.DecodeError:
-        raise RemoteProtocolError(f"{what} is not a string") from None
-
-
 def _optional_text(found: dict[str, Raw], key: str, what: str) -> str:
-    return _text(found, key, what) if key in found else ""
+    return read_text(found, key, what) if key in found else ""
