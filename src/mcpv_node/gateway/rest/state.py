@@ -1,0 +1,17 @@
+"""What every route works with."""
+
+from __future__ import annotations
+
+from litestar.datastructures import State
+
+from mcpv_node.gateway.services import DoorServices
+
+# A report is made from memory; an owner that takes longer is being restarted (seconds).
+REPORT_BOUND = 5.0
+
+
+def services_of(state: State) -> DoorServices:
+    """The services that travel with the application."""
+    services = state["services"]
+    assert isinstance(services, DoorServices)
+    return services
