@@ -14,6 +14,7 @@ from mcpv_node.actors.kernel import ActorError
 from mcpv_node.gateway.services import DoorServices
 
 from .catalog import show_tools
+from .clients import keep_client, list_clients, register_client, remove_client
 from .node import show_node, show_tree, stop_node
 from .problems import on_actor_error, on_error, on_http_error
 from .servers import list_servers, retry_server, show_server, start_server, stop_server
@@ -46,6 +47,10 @@ def create_rest_app(services: DoorServices) -> Litestar:
                     start_server,
                     stop_server,
                     retry_server,
+                    list_clients,
+                    register_client,
+                    keep_client,
+                    remove_client,
                 ],
             )
         ],

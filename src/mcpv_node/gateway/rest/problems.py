@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 from litestar import Request, Response
@@ -29,10 +29,19 @@ def _problem(status: int, detail: str, *, reason: Reason | None = None) -> Respo
 
 
 def on_http_error(_: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
-    response = _problem(error.status_code, error.detail)
+    reason = Reason.OVERLOADED if error.status_code == http_status_for(Reason.OVERLOADED) else None
+    response = _problem(error.status_code, _sentence(error), reason=reason)
     for name, value in (error.headers or {}).items():
         response.headers[name] = value
     return response
+
+
+def _sentence(error: HTTPException) -> str:
+    """What is wrong, and where in the request."""
+    # One for each value that is not what it should be.
+    places = cast("list[dict[str, str]]", error.extra) if isinstance(error.extra, list) else []
+    found = [": ".join(place[part] for part in ("key", "message") if part in place) for place in places]
+    return f"{error.detail}: {'; '.join(found)}" if found else error.detail
 
 
 def on_actor_error(_: Request[Any, Any, Any], error: ActorError) -> Response[bytes]:
