@@ -23,6 +23,7 @@ from .auth import (
     is_origin_allowed,
     needs_token,
 )
+from .event_streams import EventStreams
 from .gauges import refresh_gauges
 from .mcp_http import McpEndpoint, Place
 from .services import DoorServices
@@ -39,6 +40,7 @@ class HttpApp:
 
     def __init__(self, services: DoorServices, sessions: Handle[SessionsMessage], *, bound: str) -> None:
         self.mcp = McpEndpoint(services, sessions)
+        self.events = EventStreams(services)
         self._services = services
         self._bound = bound
         self._loopback = is_loopback(bound)
@@ -59,6 +61,7 @@ class HttpApp:
         """Take nothing new and end the open streams; calls in hand go on."""
         self._closing = True
         self.mcp.close_streams()
+        self.events.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -11,10 +11,12 @@ from litestar.plugins import PluginProtocol
 from litestar.plugins.core import MsgspecDIPlugin
 
 from mcpv_node.actors.kernel import ActorError
+from mcpv_node.gateway.event_streams import EventStreams
 from mcpv_node.gateway.services import DoorServices
 
 from .catalog import show_tools
 from .clients import keep_client, list_clients, register_client, remove_client
+from .events import follow_events
 from .node import show_node, show_tree, stop_node
 from .problems import on_actor_error, on_error, on_http_error
 from .servers import list_servers, retry_server, show_server, start_server, stop_server
@@ -31,8 +33,8 @@ class _Rest(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
 
-def create_rest_app(services: DoorServices) -> Litestar:
-    """Make the application. Its services travel in its state, as `services`."""
+def create_rest_app(services: DoorServices, streams: EventStreams) -> Litestar:
+    """Make the application. What it gets travels in its state, as `services` and `streams`."""
     return _Rest(
         route_handlers=[
             Router(
@@ -51,10 +53,11 @@ def create_rest_app(services: DoorServices) -> Litestar:
                     register_client,
                     keep_client,
                     remove_client,
+                    follow_events,
                 ],
             )
         ],
-        state=State({"services": services}),
+        state=State({"services": services, "streams": streams}),
         exception_handlers={HTTPException: on_http_error, ActorError: on_actor_error, Exception: on_error},
         openapi_config=OpenAPIConfig(
             title="mcpv-node",
