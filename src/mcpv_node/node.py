@@ -44,7 +44,7 @@ from mcpv_node.actors import (
     World,
     WorldCell,
 )
-from mcpv_node.actors.clients import ClientsMessage
+from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
@@ -60,6 +60,7 @@ from mcpv_node.gateway import (
     DoorServices,
     HttpDoor,
     LinesDoor,
+    LinesDoorMessage,
     Linger,
     LingerMessage,
     NodeInfo,
@@ -255,6 +256,8 @@ class NodeRuntime:
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
         clients = Handle[ClientsMessage].create(system, "clients")
         sessions = Handle[SessionsMessage].create(system, "sessions")
+        lines = Handle[LinesDoorMessage].create(system, "lines")
+        doors: tuple[Handle[RegisterAgain], ...] = (sessions, lines)
         groups = [group for group in group_servers(settings) if not group.is_disabled]
         self._servers = {
             ServerName(group.name): Handle[ServerTypeMessage].create(system, f"server-{group.name}")
@@ -313,7 +316,7 @@ class NodeRuntime:
                     ),
                     self._init_child([self._group_child(group, guard) for group in groups]),
                     *self._bootstrap_child(groups),
-                    ChildSpec(id="clients", start=lambda: Clients(context), handle=clients),
+                    ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
                     supervisor_child(
                         "gateway",
                         SupervisorSpec(
@@ -332,6 +335,7 @@ class NodeRuntime:
                                     start=lambda: LinesDoor(
                                         services, state_dir / SOCKET_NAME, drain_bound=drain
                                     ),
+                                    handle=lines,
                                     grace=self.longest_stop(),
                                 ),
                             ),

@@ -17,6 +17,7 @@ import pytest
 from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run, until
 from support.raw_http import call, initialize, notification, request
 
+from mcpv_node.actors.clients import Client, ClientKind, ListClients
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import LinesDoor
@@ -165,6 +166,32 @@ def test_a_client_that_says_nothing_is_let_go(tmp_path: Path, monkeypatch: pytes
             reader, writer = await asyncio.open_unix_connection(str(stage.path))
             assert await reader.read() == b""
             writer.close()
+
+    run(main)
+
+
+def test_a_line_is_registered_with_its_hello_named_when_it_says_its_name_and_gone_with_its_end(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with open_door(tmp_path) as stage:
+
+            async def registered() -> list[Client]:
+                found = await stage.node.services.node.clients.ask(ListClients(), 5)
+                return [one.client for one in found]
+
+            client = await LineClient.open(stage.path, {"mcpv": 1, "server": "alpha"}, greet=False)
+            assert (await client.ask(request(0, "ping"))) is not None
+            (unnamed,) = await registered()
+            assert "result" in await client.ask(initialize())
+            (named,) = await registered()
+            await client.close()
+            while await registered():
+                pass
+
+        assert (unnamed.kind, unnamed.name) == (ClientKind.LINE, f"local:{os.getuid()}")
+        assert (named.id, named.name) == (unnamed.id, "raw")
+        assert named.selector == Selector(server=ServerName("alpha"))
 
     run(main)
 

@@ -129,6 +129,9 @@ def test_the_openapi_document_names_every_route(tmp_path: Path) -> None:
         "/api/v1/servers/{name}/stop",
         "/api/v1/servers/{name}/retry",
         "/api/v1/catalog/tools",
+        "/api/v1/clients",
+        "/api/v1/clients/{id}",
+        "/api/v1/events",
     }
 
 

@@ -38,8 +38,8 @@ def test_a_bare_call_has_neither_token_nor_key() -> None:
     ("params", "why"),
     [
         (None, "no params"),
-        (b"{}", "name of the tool is missing"),
-        (b'{"name":1}', "name of the tool is not a string"),
+        (b"{}", "name of tools/call is missing"),
+        (b'{"name":1}', "name of tools/call is not a string"),
         (b'{"name":"t","_meta":[]}', "_meta is not an object"),
         (b'{"name":"t","_meta":{"progressToken":1.5}}', "progressToken is neither"),
         (b'{"name":"t","_meta":{"progressToken":null}}', "progressToken is neither"),

@@ -5,7 +5,7 @@
 `services` is what the doors get of the node. `front` is one client's conversation without I/O, `calls` one tool call
 through the node, `visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
 `http_door` is that door, `http` its application, `mcp_http` what it does under `/mcp`, `asgi` what both write with,
-`outbox` what waits for a slow reader; `rest` is loaded by the door when it is open. `lines` is the other door.
+`event_streams` the streams of what happens, `outbox` what waits for a slow reader; `rest` is loaded by the door when it is open. `lines` is the other door.
 """
 
 from __future__ import annotations

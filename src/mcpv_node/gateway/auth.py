@@ -27,6 +27,9 @@ TOKEN_BYTES = 32
 # What a probe may ask of a loopback door without a token.
 HEALTH_PATHS = frozenset({"/healthz", "/readyz"})
 
+# Where a request that was let in carries whose it is, for the application behind the door.
+AUTHORITY = "mcpv_node.authority"
+
 _LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 _WILDCARDS = frozenset({"0.0.0.0", "::"})
 _DEFAULT_PORTS = {"http": "80", "https": "443"}

@@ -14,6 +14,7 @@ from mcpv_node.settings import ServerName
 
 from .asgi import AsgiApp, Exchange, Receive, Scope, Send
 from .auth import (
+    AUTHORITY,
     DEFAULT_AUTHORITY,
     Authority,
     bearer_of,
@@ -22,6 +23,7 @@ from .auth import (
     is_origin_allowed,
     needs_token,
 )
+from .event_streams import EventStreams
 from .gauges import refresh_gauges
 from .mcp_http import McpEndpoint, Place
 from .services import DoorServices
@@ -38,6 +40,7 @@ class HttpApp:
 
     def __init__(self, services: DoorServices, sessions: Handle[SessionsMessage], *, bound: str) -> None:
         self.mcp = McpEndpoint(services, sessions)
+        self.events = EventStreams(services)
         self._services = services
         self._bound = bound
         self._loopback = is_loopback(bound)
@@ -58,6 +61,7 @@ class HttpApp:
         """Take nothing new and end the open streams; calls in hand go on."""
         self._closing = True
         self.mcp.close_streams()
+        self.events.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -130,7 +134,7 @@ class HttpApp:
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
-        if authority.selector != EVERYTHING:
+        if authority.selector != EVERYTHING and not is_own_affair(exchange.method, exchange.path):
             await exchange.problem(403, "this token sees a part of the node only")
         elif exchange.path == "/metrics":
             if await self._is_read(exchange):
@@ -142,7 +146,7 @@ class HttpApp:
         elif self._rest is None:
             await self._unavailable(exchange, "this part of the node is still being loaded")
         else:
-            await self._rest(exchange.scope, receive, exchange.send)
+            await self._rest({**exchange.scope, AUTHORITY: authority}, receive, exchange.send)
 
     async def _health(self, exchange: Exchange, *, is_good: bool) -> None:
         if not await self._is_read(exchange):
@@ -165,6 +169,13 @@ class HttpApp:
     @staticmethod
     async def _unavailable(exchange: Exchange, detail: str) -> None:
         await exchange.problem(503, detail, headers=[(b"retry-after", RETRY_AFTER)])
+
+
+def is_own_affair(method: str, path: str) -> bool:
+    """Whether a request of the REST application touches only who makes it: a client registers and leaves."""
+    if path == "/api/v1/clients":
+        return method == "POST"
+    return path.startswith("/api/v1/clients/") and method in ("PUT", "DELETE")
 
 
 def parse_mcp_path(path: str) -> Selector | None:

@@ -25,6 +25,7 @@ from mcpv_node.settings import parse_address
 
 from .asgi import AsgiApp
 from .auth import check_exposure
+from .event_streams import EventStreams
 from .http import HttpApp
 from .services import DoorServices
 from .sessions import SessionsMessage
@@ -157,7 +158,8 @@ class HttpDoor(LoopActor[BoundAddress]):
         logger.bind(url=url).info("the HTTP door is open")
         self._on_bound(url)
         self.started()
-        self.run(load_rest(self._services), _rest_loaded)
+        assert self._app is not None  # what is open serves it
+        self.run(load_rest(self._services, self._app.events), _rest_loaded)
 
     @handles(_RestLoaded)
     def _on_rest_loaded(self, message: _RestLoaded) -> None:
@@ -244,18 +246,18 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def load_rest(services: DoorServices) -> AsgiApp:
+async def load_rest(services: DoorServices, streams: EventStreams) -> AsgiApp:
     """Import and make the REST application on a thread that ends with it."""
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mcpv-rest")
     try:
-        return await asyncio.get_running_loop().run_in_executor(executor, _make_rest, services)
+        return await asyncio.get_running_loop().run_in_executor(executor, _make_rest, services, streams)
     finally:
         executor.shutdown(wait=False)
 
 
-def _make_rest(services: DoorServices) -> AsgiApp:
+def _make_rest(services: DoorServices, streams: EventStreams) -> AsgiApp:
     rest = importlib.import_module("mcpv_node.gateway.rest")
-    return cast("AsgiApp", rest.create_rest_app(services))
+    return cast("AsgiApp", rest.create_rest_app(services, streams))
 
 
 def _served(outcome: Exception | None) -> _Served:

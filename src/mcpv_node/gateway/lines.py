@@ -26,7 +26,7 @@ from typing import Final, TypeAlias, cast
 import msgspec
 from loguru import logger
 
-from mcpv_node.actors.clients import Client, Register, Unregister
+from mcpv_node.actors.clients import Client, ClientId, ClientKind, Register, RegisterAgain, Unregister
 from mcpv_node.actors.index_messages import Join, Leave
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import Selector
@@ -88,7 +88,7 @@ class _DrainEnded:
     """The bound for calls in hand is over."""
 
 
-LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded
+LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain
 
 
 class LinesDoor(LoopActor[None]):
@@ -148,6 +148,11 @@ class LinesDoor(LoopActor[None]):
     def _on_drain_ended(self, _: _DrainEnded) -> None:
         self.exit(Shutdown())
 
+    @handles(RegisterAgain)
+    def _on_register_again(self, _: RegisterAgain) -> None:
+        for connection in self._connections:
+            connection.register()
+
     def _connect(self) -> LineConnection:
         me: Handle[LinesDoorMessage] = Handle(self.cell)
         return LineConnection(
@@ -191,6 +196,7 @@ class LineConnection(asyncio.Protocol):
         self._on_idle = on_idle
         self._framer = LineFramer(self._limits.line_bytes)
         self._consumer = new_consumer_id()
+        self._client_id = ClientId(f"line-{self._consumer}")
         self._number = next(_connection_numbers)
         self._principal = ""
         self._front: Front | None = None
@@ -210,6 +216,18 @@ class LineConnection(asyncio.Protocol):
         self._draining = True
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
+
+    def register(self) -> None:
+        """Have it counted as a client, once it has said what it wants to see."""
+        if self._front is not None and not self._ended:
+            client = Client(
+                id=self._client_id,
+                name=self._principal if self._front.hello is None else self._front.client,
+                selector=self._front.selector,
+                kind=ClientKind.LINE,
+                principal=self._principal,
+            )
+            self._services.node.clients.tell(Register(client))
 
     def end(self, reason: str) -> None:
         """Nobody is there any more, or nobody shall be: cancel the calls and close."""
@@ -283,7 +301,7 @@ class LineConnection(asyncio.Protocol):
         if self._front is not None:
             node = self._services.node
             node.subscribers.tell(Leave(self._consumer))
-            node.clients.tell(Unregister(self._consumer))
+            node.clients.tell(Unregister(self._client_id, "its connection ended"))
             node.tell_event(EventKind.SESSION_CLOSED, client=self._front.client, cause=DOOR)
         self._on_idle()
 
@@ -312,7 +330,7 @@ class LineConnection(asyncio.Protocol):
             notify=self._write_if_read,
         )
         node.subscribers.tell(Join(self._consumer, selector, self._front.on_snapshot_changed))
-        node.clients.tell(Register(Client(self._consumer, self._principal, selector)))
+        self.register()
         node.tell_event(EventKind.SESSION_OPENED, client=self._principal, cause=DOOR)
 
     def _on_line(self, front: Front, line: Line) -> None:
@@ -321,7 +339,10 @@ class LineConnection(asyncio.Protocol):
         except EnvelopeError as error:
             self._write(encode_failure(error.id, code=error.code, message=error.message))
             return
+        was_named = front.hello is not None
         step = front.receive(message)
+        if not was_named and front.hello is not None:
+            self.register()
         if isinstance(step, AnswerStep):
             self._write(step.data)
         elif not isinstance(step, SilentStep):

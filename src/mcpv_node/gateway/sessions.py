@@ -11,7 +11,15 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
-from mcpv_node.actors.clients import Client, Register, Unregister
+from mcpv_node.actors.clients import (
+    Client,
+    ClientId,
+    ClientKind,
+    DoorEmpty,
+    Register,
+    RegisterAgain,
+    Unregister,
+)
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, LoopActor, Request, answers, handles
 from mcpv_node.actors.world import Selector
@@ -51,6 +59,17 @@ class Session:
         self.ended = False
         self.users = 0  # requests and streams that are open now
         self.idle_since = now
+
+    @property
+    def client(self) -> Client:
+        """How it is registered: under a name that gives nobody the session."""
+        return Client(
+            id=ClientId(f"session-{self.consumer}"),
+            name=self.front.client,
+            selector=self.front.selector,
+            kind=ClientKind.SESSION,
+            principal=self.front.principal,
+        )
 
     def is_for(self, principal: str, selector: Selector) -> bool:
         """Whether it is of any use to this principal on this path."""
@@ -149,7 +168,7 @@ class CountSessions(Request[int]):
     """How many there are."""
 
 
-SessionsMessage: TypeAlias = Open | Attach | Close | Expire | CountSessions
+SessionsMessage: TypeAlias = Open | Attach | Close | Expire | CountSessions | RegisterAgain
 
 
 class Sessions(LoopActor[dict[SessionId, Session]]):
@@ -167,6 +186,8 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         self._sessions: dict[SessionId, Session] = {}
 
     def on_start(self, estate: dict[SessionId, Session] | None = None) -> None:
+        if estate is None and self.incarnation > 1:
+            self._node.clients.tell(DoorEmpty(ClientKind.SESSION))
         self._sessions = {} if estate is None else estate
         self.estate = self._sessions
         self._count()
@@ -203,7 +224,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         self._node.subscribers.tell(
             Join(session.consumer, request.selector, session.front.on_snapshot_changed)
         )
-        self._node.clients.tell(Register(Client(session.consumer, session.front.client, request.selector)))
+        self._node.clients.tell(Register(session.client))
         self._node.tell_event(EventKind.SESSION_OPENED, client=session.front.client, cause=DOOR)
         self._sessions[session.id] = session
         self._count()
@@ -232,6 +253,11 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
     def _on_count(self, _: CountSessions) -> int:
         return len(self._sessions)
 
+    @handles(RegisterAgain)
+    def _on_register_again(self, _: RegisterAgain) -> None:
+        for session in self._sessions.values():
+            self._node.clients.tell(Register(session.client))
+
     def _find(self, session_id: SessionId, principal: str, selector: Selector) -> Session | None:
         session = self._sessions.get(session_id)
         return session if session is not None and session.is_for(principal, selector) else None
@@ -245,7 +271,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
     def _end(self, session: Session, reason: str) -> None:
         session.end(reason)
         self._node.subscribers.tell(Leave(session.consumer))
-        self._node.clients.tell(Unregister(session.consumer))
+        self._node.clients.tell(Unregister(session.client.id, reason))
         self._node.tell_event(
             EventKind.SESSION_CLOSED, client=session.front.client, reason=reason, cause=DOOR
         )

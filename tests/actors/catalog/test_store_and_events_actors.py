@@ -10,7 +10,17 @@ from support.catalogs import key_of
 from support.fakes import BEGINNING
 from support.owners import BOUND, home, run, until
 
-from mcpv_node.actors.events import RING_EVENTS, Events, RecentEvents
+from mcpv_node.actors.events import (
+    RING_EVENTS,
+    Events,
+    Follow,
+    Followed,
+    IsFollowing,
+    NumberedEvent,
+    RecentEvents,
+    Unfollow,
+)
+from mcpv_node.actors.index_messages import ConsumerId
 from mcpv_node.actors.kernel import answers
 from mcpv_node.actors.store import LoadCatalog, SaveLists, SaveVersion, Store
 from mcpv_node.settings import ServerName
@@ -110,5 +120,42 @@ def test_a_crash_forgets_no_event(tmp_path: Path) -> None:
             await until(lambda: ring.cell.incarnation == 2)
 
             assert [one.id for one in await ring.ask(RecentEvents(), BOUND)] == ["boot-1", "boot-2"]
+
+    run(main())
+
+
+def test_a_follower_hears_what_comes_and_is_told_what_it_missed_in_one_answer(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path) as at_home:
+            ring = await at_home.fill("ring", lambda: Events("boot"))
+            heard: list[NumberedEvent] = []
+            ring.tell(event(1))
+            ring.tell(event(2))
+
+            followed = await ring.ask(Follow(ConsumerId(1), heard.append, after="boot-1"), BOUND)
+            ring.tell(event(3))
+            assert await ring.ask(IsFollowing(ConsumerId(1)), BOUND)
+            ring.tell(Unfollow(ConsumerId(1)))
+            ring.tell(event(4))
+
+            assert not await ring.ask(IsFollowing(ConsumerId(1)), BOUND)
+            assert followed == Followed("boot-2", (NumberedEvent("boot", 2, event(2)),))
+            assert [one.id for one in heard] == ["boot-3"]
+
+    run(main())
+
+
+def test_a_follower_that_fails_disturbs_nobody(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path) as at_home:
+            ring = await at_home.fill("ring", lambda: Events("boot"))
+            heard: list[NumberedEvent] = []
+            await ring.ask(Follow(ConsumerId(1), crash), BOUND)
+            await ring.ask(Follow(ConsumerId(2), heard.append), BOUND)
+
+            ring.tell(event(1))
+
+            assert len(await ring.ask(RecentEvents(), BOUND)) == len(heard) == 1
+            assert ring.cell.crashes == 0
 
     run(main())
