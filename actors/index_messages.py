@@ -26,9 +26,13 @@ class ListsLearnt:
 
 @dataclass(frozen=True, slots=True)
 class AwaitLists(Request[ListsLearnt]):
-    """Answered at once where the lists of this spec key are known, else at the next attempt to read them."""
+    """Answered at once where the lists of this spec key are known, else at the next attempt to read them.
+
+    `fresh`: at the next attempt in any case.
+    """
 
     spec_key: SpecKey
+    fresh: bool = False
 
 
 @dataclass(frozen=True, slots=True)

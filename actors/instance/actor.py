@@ -89,6 +89,7 @@ from .messages import (
     InstanceReady,
     InstanceRetiring,
     InstanceStarting,
+    ReadLists,
     StopInstance,
 )
 from .moments import (
@@ -521,6 +522,10 @@ class Instance(LoopActor[None]):
 
     @handles(ListNow)
     def _on_list_now(self, _message: ListNow) -> None:
+        self._read_lists()
+
+    @handles(ReadLists)
+    def _on_read_lists(self, _message: ReadLists) -> None:
         self._read_lists()
 
     def _read_lists_soon(self) -> None:

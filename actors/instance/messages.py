@@ -87,7 +87,12 @@ class Describe(Request[InstanceFacts]):
     """What are you doing?"""
 
 
-InstanceMessage: TypeAlias = Call | CancelCall | StopInstance | Describe
+@dataclass(frozen=True, slots=True)
+class ReadLists:
+    """Read all lists again now and tell the indexes, whether or not the server has announced a change."""
+
+
+InstanceMessage: TypeAlias = Call | CancelCall | StopInstance | Describe | ReadLists
 
 
 # --- what an instance tells its server type -----------------------------------------------------

@@ -556,6 +556,7 @@ class ServerType(LoopActor[Estate]):
             calls=kept.calls,
             shared_with=tuple(ServerName(spec.name) for spec in self._group.specs[1:]),
             instances=tuple(self._instance_report(it, kept.peers[it.id]) for it in state.instances),
+            failures=state.failures,
         )
 
     def _instance_report(self, it: facts.Instance, peer: Peer) -> InstanceReport:

@@ -100,6 +100,7 @@ class WhyReport:
     calls: CallCounts
     shared_with: tuple[ServerName, ...] = ()
     instances: tuple[InstanceReport, ...] = field(default=())
+    failures: int = 0  # in a row, since the last health
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,6 +97,7 @@ REPORT_NAMES = [
     "calls",
     "sharedWith",
     "instances",
+    "learning",
 ]
 
 
@@ -129,6 +130,7 @@ def test_the_openapi_document_names_every_route(tmp_path: Path) -> None:
         "/api/v1/servers/{name}/stop",
         "/api/v1/servers/{name}/retry",
         "/api/v1/catalog/tools",
+        "/api/v1/catalog/refresh",
     }
 
 

@@ -33,12 +33,24 @@ from mcpv_node.actors.server_type.messages import (
     WhyReport,
 )
 from mcpv_node.actors.snapshot import ToolEntry
+from mcpv_node.actors.status import LearningOutcome
 from mcpv_node.actors.world import Server
 from mcpv_node.protocol import Reason, http_status_for
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import rfc3339
 
 from .asgi import PROBLEM, TITLES
+from .rest_learning import (
+    InitBody,
+    LearningBody,
+    OutcomeBody,
+    learning_body,
+    outcome_body,
+    refresh_catalog,
+    show_init,
+    show_learning,
+    show_outcomes,
+)
 from .services import DoorServices, TreeData
 
 # A report is made from memory; an owner that takes longer is being restarted (seconds).
@@ -68,6 +80,8 @@ class NodeBody(Struct, frozen=True, rename="camel"):
     ready: bool
     servers: int
     tools: int
+    learning: LearningBody | None
+    init: list[InitBody] | None
 
 
 class TreeBody(Struct, frozen=True):
@@ -129,6 +143,7 @@ class ServerBody(Struct, frozen=True, rename="camel"):
     calls: CallsBody
     shared_with: list[str]
     instances: list[InstanceBody]
+    learning: OutcomeBody | None
 
 
 class ServersBody(Struct, frozen=True):
@@ -197,6 +212,7 @@ def create_rest_app(services: DoorServices) -> Litestar:
                     list_servers,
                     show_server,
                     show_tools,
+                    refresh_catalog,
                     stop_node,
                     start_server,
                     stop_server,
@@ -219,12 +235,13 @@ def create_rest_app(services: DoorServices) -> Litestar:
     )
 
 
-@get("/node", sync_to_thread=False)
-def show_node(state: State) -> NodeBody:
+@get("/node")
+async def show_node(state: State) -> NodeBody:
     """Which node this is, and how to reach it."""
     services = _services(state)
     info, node = services.info(), services.node
     world = node.world.world
+    learning, init = await asyncio.gather(show_learning(services), show_init(services))
     return NodeBody(
         pid=info.pid,
         start_time=info.start_time,
@@ -239,6 +256,8 @@ def show_node(state: State) -> NodeBody:
         ready=services.is_ready(),
         servers=len(world.servers),
         tools=len(world.tools.entries),
+        learning=None if learning is None else learning_body(learning),
+        init=init,
     )
 
 
@@ -251,15 +270,21 @@ def show_tree(state: State) -> TreeBody:
 @get("/servers")
 async def list_servers(state: State) -> ServersBody:
     """Every server and why it is as it is."""
-    world = _services(state).node.world.world
-    bodies = await asyncio.gather(*(_report(server) for server in world.servers.values()))
+    services = _services(state)
+    outcomes = await show_outcomes(services)
+    servers = services.node.world.world.servers.values()
+    bodies = await asyncio.gather(
+        *(_report(server, outcomes.get(server.view.spec_key)) for server in servers)
+    )
     return ServersBody(servers=sorted(bodies, key=lambda body: body.name))
 
 
 @get("/servers/{name:str}")
 async def show_server(state: State, name: FromPath[str]) -> ServerBody:
     """One server and why it is as it is."""
-    return await _report(_find(state, name))
+    server = _find(state, name)
+    outcomes = await show_outcomes(_services(state))
+    return await _report(server, outcomes.get(server.view.spec_key))
 
 
 @post("/servers/{name:str}/start")
@@ -321,8 +346,8 @@ def _find(state: State, name: str) -> Server:
     return server
 
 
-async def _report(server: Server) -> ServerBody:
-    return _server_body(await server.handle.ask(Why(), REPORT_BOUND), server)
+async def _report(server: Server, outcome: LearningOutcome | None = None) -> ServerBody:
+    return _server_body(await server.handle.ask(Why(), REPORT_BOUND), server, outcome)
 
 
 async def _act(
@@ -353,7 +378,7 @@ def _tree_body(place: TreeData) -> TreeBody:
     )
 
 
-def _server_body(report: WhyReport, server: Server) -> ServerBody:
+def _server_body(report: WhyReport, server: Server, outcome: LearningOutcome | None) -> ServerBody:
     """The report of a server type under the name it was asked for by: several entries may share it."""
     last = report.last_exit
     return ServerBody(
@@ -385,6 +410,7 @@ def _server_body(report: WhyReport, server: Server) -> ServerBody:
             )
             for one in report.instances
         ],
+        learning=outcome_body(outcome),
     )
 
 

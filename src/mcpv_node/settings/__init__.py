@@ -18,6 +18,7 @@ from .spec_key import ServerGroup, group_servers, pool_settings, spec_key
 from .types import (
     ActivationMode,
     AuthSettings,
+    BootstrapMode,
     ClusterSettings,
     JournalSettings,
     LimitSettings,
@@ -40,6 +41,7 @@ from .types import (
 )
 
 __all__ = [
+    "BootstrapMode",
     "PACKAGED_CONFIG",
     "ActivationMode",
     "AuthSettings",

@@ -27,6 +27,7 @@ class EventKind(StrEnum):
     DEAD_LETTER = "dead_letter"
     INSTANCE_EXIT = "instance_exit"
     INSTANCE_STATE = "instance_state"
+    LEARNING_STATE = "learning_state"
     NODE_STATE = "node_state"
     ORPHAN_REAPED = "orphan_reaped"
     SERVER_STATE = "server_state"

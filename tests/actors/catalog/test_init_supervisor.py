@@ -40,18 +40,18 @@ class FakeServer(LoopActor[None]):
 class Street:
     """Groups, each a server that stands for the whole group."""
 
-    def __init__(self, system: Any, count: int, *, always_on: bool = True, timeout: float = 20.0) -> None:
+    def __init__(self, system: Any, count: int, *, baseline: int = 1, timeout: float = 20.0) -> None:
         self.servers: dict[str, FakeServer] = {}
-        self.groups = [self._group(system, f"s{number}", always_on, timeout) for number in range(count)]
+        self.groups = [self._group(system, f"s{number}", baseline, timeout) for number in range(count)]
 
-    def _group(self, system: Any, name: str, always_on: bool, timeout: float) -> ServerGroupSpec:
+    def _group(self, system: Any, name: str, baseline: int, timeout: float) -> ServerGroupSpec:
         def make() -> FakeServer:
             server = self.servers[name] = FakeServer()
             return server
 
         handle: Handle[Any] = Handle.create(system, name)
         child = ChildSpec(id=name, start=make, handle=handle, restart=Restart.PERMANENT)
-        return ServerGroupSpec(child, handle, always_on, timeout)
+        return ServerGroupSpec(child, handle, baseline, timeout)
 
     def warm(self) -> list[str]:
         return [name for name, server in self.servers.items() if server.warmed]
@@ -68,7 +68,7 @@ def test_always_on_servers_are_warmed_a_few_at_a_time(tmp_path: Path) -> None:
     async def main() -> None:
         async with home(tmp_path) as at_home:
             street = Street(at_home.system, 6)
-            await at_home.fill("init", lambda: Init(street.groups))
+            await at_home.fill("init", lambda: Init(lambda: street.groups))
             await until(lambda: len(street.warm()) == WARM_CONCURRENCY)
             await turns(50)
             assert street.warm() == ["s0", "s1", "s2", "s3"]
@@ -85,7 +85,7 @@ def test_one_that_does_not_settle_in_its_time_does_not_keep_the_others_cold(tmp_
     async def main() -> None:
         async with home(tmp_path) as at_home:
             street = Street(at_home.system, 6, timeout=0.01)
-            await at_home.fill("init", lambda: Init(street.groups))
+            await at_home.fill("init", lambda: Init(lambda: street.groups))
 
             await until(lambda: len(street.warm()) == 6)
 
@@ -95,8 +95,8 @@ def test_one_that_does_not_settle_in_its_time_does_not_keep_the_others_cold(tmp_
 def test_on_demand_servers_are_started_cold(tmp_path: Path) -> None:
     async def main() -> None:
         async with home(tmp_path) as at_home:
-            street = Street(at_home.system, 3, always_on=False)
-            await at_home.fill("init", lambda: Init(street.groups))
+            street = Street(at_home.system, 3, baseline=0)
+            await at_home.fill("init", lambda: Init(lambda: street.groups))
             await until(lambda: len(street.servers) == 3)
             await turns(50)
 
@@ -108,8 +108,8 @@ def test_on_demand_servers_are_started_cold(tmp_path: Path) -> None:
 def test_a_group_that_gives_up_costs_the_others_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         async with home(tmp_path) as at_home:
-            street = Street(at_home.system, 2, always_on=False)
-            keeper = await at_home.fill("init", lambda: Init(street.groups))
+            street = Street(at_home.system, 2, baseline=0)
+            keeper = await at_home.fill("init", lambda: Init(lambda: street.groups))
             await until(lambda: len(street.servers) == 2)
             other = street.servers["s1"]
 
