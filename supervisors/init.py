@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from loguru import logger
+
 from mcpv_node.actors.kernel import Deferred, Handle, Request, answers, handles
 from mcpv_node.actors.server_type import ServerState, ServerTypeMessage, Settled, Warm, Why, WhyReport
 from mcpv_node.actors.status import InitState, InitStatus, ShowInit, project_init
@@ -23,7 +25,9 @@ from mcpv_node.settings import ServerName
 from .dynamic import DynamicSupervisor
 from .events import EventSink, log_event
 from .messages import (
+    AlreadyThere,
     ChildStatus,
+    ChildUp,
     Phase,
     StartChild,
     StartOutcome,
@@ -64,6 +68,15 @@ class RemoveGroup(Request[TerminateOutcome]):
 
 
 @dataclass(frozen=True, slots=True)
+class _GroupUp:
+    """Starting a group has come to an end; `asked` by whoever added it."""
+
+    group: ServerGroupSpec
+    outcome: StartOutcome | Exception
+    asked: Deferred[StartOutcome] | None
+
+
+@dataclass(frozen=True, slots=True)
 class _Warmed:
     """One that was told to warm has settled, or has taken too long."""
 
@@ -91,33 +104,47 @@ class Init(DynamicSupervisor):
 
     def on_start(self, estate: None = None) -> None:
         for group in self._given_groups():
-            self._server_groups[group.child.id] = group
-            self.note(StartChild(group.child))
-        self._cold.extend(group for group in self._server_groups.values() if group.baseline)
-        self._warm_some()
+            self._start_group(group, None)
 
     # --- groups that come and go ----------------------------------------------------------------
 
     @answers(AddGroup)
     def _on_add_group(self, request: AddGroup) -> StartOutcome | Deferred[StartOutcome]:
-        group = request.group
-        is_new = not self._is_known(group.child.id)
-        outcome = self._on_start_child(StartChild(group.child))
-        if is_new:
-            self._server_groups[group.child.id] = group
-            if group.baseline:
-                self._cold.append(group)
-                self._warm_some()
-        return outcome
+        child = next((child for child in self.children() if child.id == request.group.child.id), None)
+        if child is not None:
+            return AlreadyThere(child.id, child.phase)
+        deferred: Deferred[StartOutcome] = self.defer()
+        self._start_group(request.group, deferred)
+        return deferred
+
+    def _start_group(self, group: ServerGroupSpec, asked: Deferred[StartOutcome] | None) -> None:
+        """Start it, and go on when it is there: until then, after a crash of ours, nobody reads what it is told."""
+        self._server_groups[group.child.id] = group
+        myself: Handle[StartChild] = Handle(self.cell)
+        self.run(
+            myself.ask(StartChild(group.child), group.warm_timeout),
+            lambda outcome: _GroupUp(group, outcome, asked),
+        )
+
+    @handles(_GroupUp)
+    def _on_group_up(self, message: _GroupUp) -> None:
+        outcome, asked = message.outcome, message.asked
+        if isinstance(outcome, Exception):
+            logger.bind(server=message.group.child.id).warning("its group is not up: {}", outcome)
+            if asked is not None:
+                asked.fail(outcome)
+            return
+        if asked is not None:
+            asked.answer(outcome)
+        if message.group.baseline and isinstance(outcome, ChildUp):
+            self._cold.append(message.group)
+            self._warm_some()
 
     @answers(RemoveGroup)
     def _on_remove_group(self, request: RemoveGroup) -> TerminateOutcome | Deferred[TerminateOutcome]:
         self._server_groups.pop(request.name, None)
         self._cold = deque(group for group in self._cold if group.child.id != request.name)
         return self._on_terminate_child(TerminateChild(request.name))
-
-    def _is_known(self, child_id: str) -> bool:
-        return child_id in self._server_groups or any(child.id == child_id for child in self.children())
 
     # --- warming --------------------------------------------------------------------------------
 

@@ -226,6 +226,7 @@ def test_a_crash_inside_is_counted_and_told_and_the_node_goes_on(tmp_path: Path)
         async with running(options(tmp_path)) as (node, file):
             node.context.index.kill("for a test")
             await until(lambda: under(node.tree(), "catalog", "index").restarts == 1)
+            await until(lambda: under(node.tree(), "catalog", "index").state == "running")
             recent = await node.context.events.ask(RecentEvents(), 5.0)
             kinds = [(str(one.event.kind), one.event.actor) for one in recent]
             assert ("actor_crashed", "index") in kinds
