@@ -101,10 +101,16 @@ class Init(DynamicSupervisor):
         self._server_groups: dict[str, ServerGroupSpec] = {}
         self._cold: deque[ServerGroupSpec] = deque()
         self._warming = 0
+        self._not_up: set[str] = set()  # of the given groups
 
     def on_start(self, estate: None = None) -> None:
-        for group in self._given_groups():
+        """Started once the given groups are: whoever comes after us finds the always-on servers starting."""
+        groups = self._given_groups()
+        self._not_up = {group.child.id for group in groups}
+        for group in groups:
             self._start_group(group, None)
+        if groups:
+            self.hold_start()
 
     # --- groups that come and go ----------------------------------------------------------------
 
@@ -128,17 +134,20 @@ class Init(DynamicSupervisor):
 
     @handles(_GroupUp)
     def _on_group_up(self, message: _GroupUp) -> None:
-        outcome, asked = message.outcome, message.asked
+        group, outcome, asked = message.group, message.outcome, message.asked
         if isinstance(outcome, Exception):
-            logger.bind(server=message.group.child.id).warning("its group is not up: {}", outcome)
+            logger.bind(server=group.child.id).warning("its group is not up: {}", outcome)
             if asked is not None:
                 asked.fail(outcome)
-            return
-        if asked is not None:
+        elif asked is not None:
             asked.answer(outcome)
-        if message.group.baseline and isinstance(outcome, ChildUp):
-            self._cold.append(message.group)
+        if group.baseline and isinstance(outcome, ChildUp):
+            self._cold.append(group)
             self._warm_some()
+        if group.child.id in self._not_up:
+            self._not_up.discard(group.child.id)
+            if not self._not_up:
+                self.started()
 
     @answers(RemoveGroup)
     def _on_remove_group(self, request: RemoveGroup) -> TerminateOutcome | Deferred[TerminateOutcome]:
@@ -153,7 +162,8 @@ class Init(DynamicSupervisor):
             group = self._cold.popleft()
             self._warming += 1
             group.server.tell(Warm())
-            self.run(group.server.ask(Settled(), group.warm_timeout), _Warmed)
+            # One that backs off has had its turn: it will try again by itself.
+            self.run(group.server.ask(Settled(with_retries=False), group.warm_timeout), _Warmed)
 
     @handles(_Warmed)
     def _on_warmed(self, _message: _Warmed) -> None:
