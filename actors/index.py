@@ -149,7 +149,7 @@ class Index(LoopActor[Catalog]):
 
     @answers(AwaitLists)
     def _on_await_lists(self, request: AwaitLists) -> ListsLearnt | Deferred[ListsLearnt]:
-        if request.spec_key in self._kept.learnt and not self._rebuilding:
+        if not request.fresh and request.spec_key in self._kept.learnt and not self._rebuilding:
             return ListsLearnt(request.spec_key)
         deferred: Deferred[ListsLearnt] = self.defer()
         self._waiting.setdefault(request.spec_key, []).append(deferred)

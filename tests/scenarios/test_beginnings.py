@@ -155,6 +155,56 @@ def test_one_ready_of_two_is_degraded_and_a_retry_mends_it(ward: Ward) -> None:
     assert len(ward.node.pids("pair")) == 2
 
 
+# ---- learning again ---------------------------------------------------------------------------------------------
+
+
+def test_a_refresh_learns_what_has_changed_and_leaves_nothing_running(tmp_path: Path) -> None:
+    lists = tmp_path / "lists.json"
+    lists.write_text('[{"name": "old", "inputSchema": {"type": "object"}}]')
+    bad, other = BadServer(tmp_path, "bad", LIST_FILE=lists), BadServer(tmp_path, "other")
+    with running_node(tmp_path, [bad.entry(), other.entry()]) as node:
+        node.until_learnt(["bad", "other"])
+        node.until(lambda: not node.why("other")["instances"], "cold")
+        lists.write_text('[{"name": "new", "inputSchema": {"type": "object"}}]')
+
+        done = node.command("catalog", "refresh", "bad", "--wait", "20")
+
+        assert (done.returncode, done.stderr) == (0, b"")
+        tools = {one["name"] for one in node.get("catalog/tools")["entries"] if one["server"] == "bad"}
+        assert tools == {"bad_new"}
+        node.until(lambda: not node.why("bad")["instances"], "cold again")
+        assert (len(bad.starts()), len(other.starts())) == (2, 1)
+
+
+def test_a_refresh_asks_what_runs_and_starts_nothing_beside_it(tmp_path: Path) -> None:
+    bad = BadServer(tmp_path, "bad")
+    with running_node(tmp_path, [bad.entry(idleSeconds=LONG)]) as node, node.session() as session:
+        node.until_learnt(["bad"])
+        pid = session.text("bad_pid")
+        starts = len(bad.starts())
+
+        status, body = node.rest("POST", "catalog/refresh?wait=20")
+
+        assert (status, body["state"], body["outcomes"][0]["attempts"]) == (200, "completed", 1)
+        assert session.text("bad_pid") == pid
+        assert len(bad.starts()) == starts
+
+
+def test_a_refresh_that_fails_keeps_what_was_known_and_says_why(tmp_path: Path) -> None:
+    bad = BadServer(tmp_path, "bad")
+    with running_node(tmp_path, [bad.entry()]) as node:
+        node.until_learnt(["bad"])
+        node.until(lambda: not node.why("bad")["instances"], "cold")
+        known = {one["name"] for one in node.get("catalog/tools")["entries"]}
+        bad.behave(LIST_ERROR=1)
+
+        status, body = node.rest("POST", "catalog/refresh?wait=25")
+
+        assert (status, body["state"]) == (200, "failed")
+        assert "tools/list" in body["outcomes"][0]["reason"]
+        assert {one["name"] for one in node.get("catalog/tools")["entries"]} == known
+
+
 # ---- the deaths of those who see to it --------------------------------------------------------------------------
 
 
