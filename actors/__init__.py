@@ -3,7 +3,7 @@
 # Layout
 
 `kernel` is what actors are made of. `server_type` and `instance` own the servers; `index`, `subscribers` and `store`
-the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists; `guard` makes sure that
+the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists, `status` says how far that and the starts are; `guard` makes sure that
 nothing outlives the node; `clients` knows who is there, `events` remembers what happened. `callers`, `leases` and `context` are the words between.
 """
 

@@ -1,6 +1,7 @@
 """One metadata sweep of one server: get an instance, wait until its lists are learnt, let it go.
 
-A probe that fails ends as crashed, so that its supervisor tries again as often as it sees fit.
+A fresh sweep asks an instance that is ready already to read again; one that has just started reads by itself. A probe
+that fails ends as crashed, and its exit reason says why; its supervisor tries again as often as it sees fit.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from mcpv_node.settings import SpecKey
 from .callers import Caller
 from .context import NodeContext
 from .index_messages import AwaitLists, LearningFailed, ListsLearnt
-from .kernel import Crashed, ExitReason, Handle, LoopActor, Normal, handles
+from .instance.messages import ReadLists
+from .kernel import AskTimeout, Crashed, ExitReason, Handle, LoopActor, Normal, handles
 from .leases import Acquire, Lease, Refused, Release, StartCause, new_lease_id
 from .server_type.messages import ServerTypeMessage
 
@@ -41,13 +43,20 @@ class Probe(LoopActor[None]):
     """See the module. `timeout` is for the whole sweep of this server, in seconds."""
 
     def __init__(
-        self, node: NodeContext, spec_key: SpecKey, server: Handle[ServerTypeMessage], timeout: float
+        self,
+        node: NodeContext,
+        spec_key: SpecKey,
+        server: Handle[ServerTypeMessage],
+        timeout: float,
+        *,
+        fresh: bool = False,
     ) -> None:
         super().__init__()
         self._node = node
         self._spec_key = spec_key
         self._server = server
         self._timeout = timeout
+        self._fresh = fresh
         self._lease = new_lease_id()
 
     def on_start(self, estate: None = None) -> None:
@@ -58,22 +67,24 @@ class Probe(LoopActor[None]):
         self.run(self._server.ask(acquire, self._timeout + ASK_MARGIN), _Acquired)
 
     async def _await_lists(self) -> ListsLearnt:
-        """Wait for all kinds; the first failure is the sweep's."""
+        """All that a probe asks of the indexes: to hear of the next reading of each; the first failure is its own."""
+        request = AwaitLists(self._spec_key, fresh=self._fresh)
         learnt = await asyncio.gather(
-            *(
-                index.ask(AwaitLists(self._spec_key), self._timeout + ASK_MARGIN)
-                for index in self._node.indexes.values()
-            )
+            *(index.ask(request, self._timeout + ASK_MARGIN) for index in self._node.indexes.values())
         )
         return next((one for one in learnt if one.failure is not None), learnt[0])
 
     @handles(_Acquired)
     def _on_acquired(self, message: _Acquired) -> None:
         match message.outcome:
-            case Lease():
-                pass
+            case Lease(instance=instance):
+                if self._fresh:
+                    # One that has just become ready has not begun its own reading: this is it, only sooner.
+                    instance.tell(ReadLists())
             case Refused(failure=failure):
                 self.exit(Crashed(failure.message))
+            case AskTimeout():
+                self.exit(Crashed(f"it had no instance within {self._timeout:g} s"))
             case error:
                 self.exit(Crashed(str(error)))
 
@@ -84,6 +95,8 @@ class Probe(LoopActor[None]):
                 self.exit(Normal())
             case ListsLearnt(failure=failure):
                 self.exit(Crashed(failure or ""))
+            case AskTimeout():
+                self.exit(Crashed(f"its lists were not read within {self._timeout:g} s"))
             case error:
                 self.exit(Crashed(str(error)))
 

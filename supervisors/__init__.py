@@ -4,7 +4,8 @@
 
 `specs`, `window` and `backoff` say what is wanted; `decisions` says, purely, what follows from what is heard;
 `keeper` performs it, for `supervisor` and `dynamic`. `messages` is what one can ask, `events` what is told,
-`tree` what it all looks like.
+`tree` what it all looks like. `init` and `bootstrap` are the node's own two: the server types, and the probes
+whose turns `learning` plans.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from .events import (
     SupervisorGaveUp,
     log_event,
 )
-from .init import Init, ServerGroupSpec
+from .init import AddGroup, Init, RemoveGroup, ServerGroupSpec
 from .keeper import ChildCallback, ChildKeeper
 from .messages import (
     AlreadyThere,
@@ -64,6 +65,7 @@ from .tree import TreeNode, tree
 from .window import RestartWindow
 
 __all__ = [
+    "AddGroup",
     "AlreadyThere",
     "AutoShutdown",
     "Backoff",
@@ -94,6 +96,7 @@ __all__ = [
     "Phase",
     "ProbeSpec",
     "Refused",
+    "RemoveGroup",
     "Restart",
     "RestartChild",
     "RestartOutcome",

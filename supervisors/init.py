@@ -2,25 +2,45 @@
 
 Each server type has a group of its own: the supervisor of its instances, then the ServerType. Groups stand
 alone: one that gives up is kept as a suspended record and costs the others nothing. Always-on servers are
-warmed when Init starts, a few at a time, so that a hundred of them do not start at once.
+warmed when Init starts or a group is added, a few at a time, so that a hundred of them do not start at once.
+
+Which groups there are is the composition root's to say, each time Init starts; so a crash of its own loses none.
+It counts nothing: what it says of the servers is what they say of themselves.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from mcpv_node.actors.kernel import Handle, handles
-from mcpv_node.actors.server_type import ServerState, ServerTypeMessage, Settled, Warm
+from loguru import logger
+
+from mcpv_node.actors.kernel import Deferred, Handle, Request, answers, handles
+from mcpv_node.actors.server_type import ServerState, ServerTypeMessage, Settled, Warm, Why, WhyReport
+from mcpv_node.actors.status import InitState, InitStatus, ShowInit, project_init
+from mcpv_node.settings import ServerName
 
 from .dynamic import DynamicSupervisor
 from .events import EventSink, log_event
-from .messages import StartChild
+from .messages import (
+    AlreadyThere,
+    ChildStatus,
+    ChildUp,
+    Phase,
+    StartChild,
+    StartOutcome,
+    TerminateChild,
+    TerminateOutcome,
+)
 from .specs import ChildSpec, DynamicSpec, GivingUp
 
 # So many always-on servers are started side by side.
 WARM_CONCURRENCY = 4
+
+# A report is made from memory; a server type that takes longer is being restarted (seconds).
+REPORT_BOUND = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,8 +49,31 @@ class ServerGroupSpec:
 
     child: ChildSpec
     server: Handle[ServerTypeMessage]
-    always_on: bool
+    baseline: int  # so many are to be ready without any client; 0: it starts cold
     warm_timeout: float  # seconds after which the next one has its turn, whatever became of this one
+
+
+@dataclass(frozen=True, slots=True)
+class AddGroup(Request[StartOutcome]):
+    """Start one more group, and warm it if it is always-on; answered once the group has started."""
+
+    group: ServerGroupSpec
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveGroup(Request[TerminateOutcome]):
+    """Drain and stop the group of this name, and forget it; answered once it has ended."""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class _GroupUp:
+    """Starting a group has come to an end; `asked` by whoever added it."""
+
+    group: ServerGroupSpec
+    outcome: StartOutcome | Exception
+    asked: Deferred[StartOutcome] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,27 +83,132 @@ class _Warmed:
     outcome: ServerState | Exception
 
 
-class Init(DynamicSupervisor):
-    """See the module."""
+@dataclass(frozen=True, slots=True)
+class _Reported:
+    groups: tuple[ServerGroupSpec, ...]
+    reports: list[WhyReport | BaseException] | Exception
+    asked: Deferred[tuple[InitStatus, ...]]
 
-    def __init__(self, groups: Sequence[ServerGroupSpec], *, sink: EventSink = log_event) -> None:
+
+class Init(DynamicSupervisor):
+    """See the module. `groups` says, whenever Init starts, which there are."""
+
+    def __init__(
+        self, groups: Callable[[], Sequence[ServerGroupSpec]], *, sink: EventSink = log_event
+    ) -> None:
         super().__init__(DynamicSpec(giving_up=GivingUp.RECORD), sink=sink)
-        self._server_groups = tuple(groups)
+        self._given_groups = groups
+        self._server_groups: dict[str, ServerGroupSpec] = {}
         self._cold: deque[ServerGroupSpec] = deque()
+        self._warming = 0
+        self._not_up: set[str] = set()  # of the given groups
 
     def on_start(self, estate: None = None) -> None:
-        for group in self._server_groups:
-            self.note(StartChild(group.child))
-        self._cold.extend(group for group in self._server_groups if group.always_on)
-        for _ in range(min(WARM_CONCURRENCY, len(self._cold))):
-            self._warm_next()
+        """Started once the given groups are: whoever comes after us finds the always-on servers starting."""
+        groups = self._given_groups()
+        self._not_up = {group.child.id for group in groups}
+        for group in groups:
+            self._start_group(group, None)
+        if groups:
+            self.hold_start()
 
-    def _warm_next(self) -> None:
-        if self._cold:
+    # --- groups that come and go ----------------------------------------------------------------
+
+    @answers(AddGroup)
+    def _on_add_group(self, request: AddGroup) -> StartOutcome | Deferred[StartOutcome]:
+        child = next((child for child in self.children() if child.id == request.group.child.id), None)
+        if child is not None:
+            return AlreadyThere(child.id, child.phase)
+        deferred: Deferred[StartOutcome] = self.defer()
+        self._start_group(request.group, deferred)
+        return deferred
+
+    def _start_group(self, group: ServerGroupSpec, asked: Deferred[StartOutcome] | None) -> None:
+        """Start it, and go on when it is there: until then, after a crash of ours, nobody reads what it is told."""
+        self._server_groups[group.child.id] = group
+        myself: Handle[StartChild] = Handle(self.cell)
+        self.run(
+            myself.ask(StartChild(group.child), group.warm_timeout),
+            lambda outcome: _GroupUp(group, outcome, asked),
+        )
+
+    @handles(_GroupUp)
+    def _on_group_up(self, message: _GroupUp) -> None:
+        group, outcome, asked = message.group, message.outcome, message.asked
+        if isinstance(outcome, Exception):
+            logger.bind(server=group.child.id).warning("its group is not up: {}", outcome)
+            if asked is not None:
+                asked.fail(outcome)
+        elif asked is not None:
+            asked.answer(outcome)
+        if group.baseline and isinstance(outcome, ChildUp):
+            self._cold.append(group)
+            self._warm_some()
+        if group.child.id in self._not_up:
+            self._not_up.discard(group.child.id)
+            if not self._not_up:
+                self.started()
+
+    @answers(RemoveGroup)
+    def _on_remove_group(self, request: RemoveGroup) -> TerminateOutcome | Deferred[TerminateOutcome]:
+        self._server_groups.pop(request.name, None)
+        self._cold = deque(group for group in self._cold if group.child.id != request.name)
+        return self._on_terminate_child(TerminateChild(request.name))
+
+    # --- warming --------------------------------------------------------------------------------
+
+    def _warm_some(self) -> None:
+        while self._cold and self._warming < WARM_CONCURRENCY:
             group = self._cold.popleft()
+            self._warming += 1
             group.server.tell(Warm())
-            self.run(group.server.ask(Settled(), group.warm_timeout), _Warmed)
+            # One that backs off has had its turn: it will try again by itself.
+            self.run(group.server.ask(Settled(with_retries=False), group.warm_timeout), _Warmed)
 
     @handles(_Warmed)
     def _on_warmed(self, _message: _Warmed) -> None:
-        self._warm_next()
+        self._warming -= 1
+        self._warm_some()
+
+    # --- the status -----------------------------------------------------------------------------
+
+    @answers(ShowInit)
+    def _on_show(self, _request: ShowInit) -> Deferred[tuple[InitStatus, ...]]:
+        deferred: Deferred[tuple[InitStatus, ...]] = self.defer()
+        groups = tuple(self._server_groups.values())
+        self.run(_ask_why(groups), lambda reports: _Reported(groups, reports, deferred))
+        return deferred
+
+    @handles(_Reported)
+    def _on_reported(self, message: _Reported) -> None:
+        if isinstance(message.reports, Exception):
+            message.asked.fail(message.reports)
+            return
+        children = {child.id: child for child in self.children()}
+        message.asked.answer(
+            tuple(
+                project_init(report, baseline=group.baseline)
+                if isinstance(report, WhyReport)
+                else without_report(group, children.get(group.child.id), report)
+                for group, report in zip(message.groups, message.reports, strict=True)
+            )
+        )
+
+
+async def _ask_why(groups: Sequence[ServerGroupSpec]) -> list[WhyReport | BaseException]:
+    asks = (group.server.ask(Why(), REPORT_BOUND) for group in groups)
+    return await asyncio.gather(*asks, return_exceptions=True)
+
+
+def without_report(group: ServerGroupSpec, child: ChildStatus | None, why: BaseException) -> InitStatus:
+    """Say of a group whose server type does not answer: it has given up, or is being restarted."""
+    has_given_up = child is not None and child.phase is Phase.SUSPENDED
+    return InitStatus(
+        name=ServerName(group.child.id),
+        state=InitState.SUSPENDED if has_given_up else InitState.PENDING,
+        reason=f"its group gave up: {child.last_exit}" if child is not None and has_given_up else str(why),
+        ready=0,
+        target=group.baseline,
+        retries=0 if child is None else child.restarts,
+        next_try_at=None,
+    )

@@ -99,7 +99,7 @@ class _Place:
         return self.handle.cell
 
 
-class ChildKeeper(LoopActor[None]):
+class ChildKeeper(LoopActor[Any]):
     """See the module. `Supervisor` and `DynamicSupervisor` say what is decided."""
 
     def __init__(self, *, sink: EventSink = log_event, rng: Random | None = None) -> None:

@@ -131,7 +131,7 @@ class ServerType(LoopActor[Estate]):
         self._live_instances = live_instances
         self._prefix = ""
         self._parked: dict[LeaseId, Deferred[Lease | Refused]] = {}
-        self._settled: list[Deferred[ServerState]] = []
+        self._settling: list[tuple[Settled, Deferred[ServerState]]] = []
         self._monitors: dict[MonitorId, InstanceId] = {}
         self._wake: Timer | None = None
         self._wake_at = float("inf")
@@ -275,11 +275,11 @@ class ServerType(LoopActor[Estate]):
         return self._kept.state.shown
 
     @answers(Settled)
-    def _on_settled(self, _request: Settled) -> ServerState | Deferred[ServerState]:
-        if self._is_settled():
+    def _on_settled(self, request: Settled) -> ServerState | Deferred[ServerState]:
+        if self._is_settled(request):
             return self._kept.state.shown
         deferred: Deferred[ServerState] = self.defer()
-        self._settled.append(deferred)
+        self._settling.append((request, deferred))
         return deferred
 
     @handles(Activation)
@@ -381,10 +381,8 @@ class ServerType(LoopActor[Estate]):
         for action in actions:
             self._perform(action)
         self._set_wake(event, now)
-        if self._settled and self._is_settled():
-            for deferred in self._settled:
-                deferred.answer(self._kept.state.shown)
-            self._settled.clear()
+        if self._settling:
+            self._answer_settled()
         self._end_when_empty()
 
     def _perform(self, action: facts.Action) -> None:
@@ -468,10 +466,18 @@ class ServerType(LoopActor[Estate]):
         if self._stopping and not self._kept.state.instances:
             self.exit(Shutdown())
 
-    def _is_settled(self) -> bool:
+    def _answer_settled(self) -> None:
+        settling, self._settling = self._settling, []
+        for request, deferred in settling:
+            if self._is_settled(request):
+                deferred.answer(self._kept.state.shown)
+            else:
+                self._settling.append((request, deferred))
+
+    def _is_settled(self, request: Settled) -> bool:
         state = self._kept.state
         under_way = any(it.starts or it.stopping or it.drain_until is not None for it in state.instances)
-        return not under_way and state.next_try_at is None
+        return not under_way and (state.next_try_at is None or not request.with_retries)
 
     # --- bookkeeping ----------------------------------------------------------------------------
 
@@ -556,6 +562,7 @@ class ServerType(LoopActor[Estate]):
             calls=kept.calls,
             shared_with=tuple(ServerName(spec.name) for spec in self._group.specs[1:]),
             instances=tuple(self._instance_report(it, kept.peers[it.id]) for it in state.instances),
+            failures=state.failures,
         )
 
     def _instance_report(self, it: facts.Instance, peer: Peer) -> InstanceReport:

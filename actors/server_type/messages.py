@@ -100,6 +100,7 @@ class WhyReport:
     calls: CallCounts
     shared_with: tuple[ServerName, ...] = ()
     instances: tuple[InstanceReport, ...] = field(default=())
+    failures: int = 0  # in a row, since the last health
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +125,12 @@ class Retry(Request[ServerState]):
 
 @dataclass(frozen=True, slots=True)
 class Settled(Request[ServerState]):
-    """Answered once nothing is under way: not starting, draining or stopping. For `?wait=` and tests."""
+    """Answered once nothing is under way: not starting, draining or stopping. For Init, `?wait=` and tests.
+
+    `with_retries`: while a next try has its time, something is under way.
+    """
+
+    with_retries: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
@@ -119,6 +119,48 @@ class InstanceReport(Struct, frozen=True, kw_only=True, rename="camel"):
     bindings: int = 0
 
 
+class LearningOutcome(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What became of learning one server."""
+
+    server: str = ""
+    state: str
+    attempts: int = 0
+    reason: str = ""
+    since: str | None = None
+
+
+class Learning(Struct, frozen=True, kw_only=True):
+    """How far the node is with learning its servers."""
+
+    state: str
+    mode: str = ""
+    total: int = 0
+    completed: int = 0
+    failed: int = 0
+    current: tuple[str, ...] = ()
+    outcomes: tuple[LearningOutcome, ...] = ()
+
+
+class InitReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How far a server has come that should have instances running."""
+
+    name: str
+    state: str
+    reason: str = ""
+    ready: int = 0
+    target: int = 0
+    retries: int = 0
+    next_try_at: str | None = None
+
+
+class NodeState(Struct, frozen=True, kw_only=True):
+    """What the node says of itself, besides where it is: of `GET /api/v1/node`."""
+
+    ready: bool = False
+    learning: Learning | None = None
+    init: tuple[InitReport, ...] | None = None
+
+
 class ServerReport(Struct, frozen=True, kw_only=True, rename="camel"):
     """Why a server is as it is: the body of `GET /api/v1/servers/{name}`."""
 
@@ -138,6 +180,7 @@ class ServerReport(Struct, frozen=True, kw_only=True, rename="camel"):
     calls: CallCounts = CallCounts()
     shared_with: tuple[str, ...] = ()
     instances: tuple[InstanceReport, ...] = ()
+    learning: LearningOutcome | None = None
 
 
 class CatalogTool(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -262,10 +305,10 @@ class NodeClient:
         """The node this talks to."""
         return self._node
 
-    def node_state(self) -> Answer[dict[str, Any]]:
+    def node_state(self) -> Answer[NodeState]:
         """Ask for the node's own state."""
         body = self._request("GET", "/api/v1/node")
-        return Answer(_decode(body, dict[str, Any]), body)
+        return Answer(_decode(body, NodeState), body)
 
     def servers(self) -> Answer[tuple[ServerReport, ...]]:
         """Ask for the state of all servers."""
@@ -290,6 +333,13 @@ class NodeClient:
         """Ask for the catalog of tools. Listing never starts a server."""
         body = self._request("GET", "/api/v1/catalog/tools")
         return Answer(_decode(body, ToolCatalog), body)
+
+    def refresh(self, servers: Sequence[str] = (), *, wait: float | None = None) -> Answer[Learning]:
+        """Have the lists of these servers, or of all, learnt again: how far at once, or within `wait` seconds."""
+        path = "/api/v1/catalog/refresh" + (f"?wait={wait:g}" if wait is not None else "")
+        content = json.dumps({"servers": list(servers)}).encode()
+        body = self._request("POST", path, timeout=ANSWER_TIMEOUT + (wait or 0.0), content=content)
+        return Answer(_decode(body, Learning), body)
 
     def stop_node(self) -> Answer[dict[str, Any]]:
         """Ask the node to drain and end; answered before it does."""
@@ -325,11 +375,13 @@ class NodeClient:
                     return tuple(found)
                 cursor = page.next_cursor
 
-    def _request(self, method: str, path: str, *, timeout: float = ANSWER_TIMEOUT) -> bytes:
+    def _request(
+        self, method: str, path: str, *, timeout: float = ANSWER_TIMEOUT, content: bytes | None = None
+    ) -> bytes:
         clock = SystemClock()
         deadline = clock.monotonic() + LOADING_TIMEOUT
         while True:
-            status, headers, body = self._exchange(method, path, timeout=timeout)
+            status, headers, body = self._exchange(method, path, timeout=timeout, content=content)
             problem = _read_problem(body)
             # A 503 with a reason is an answer about a server; one without means that REST is still being loaded.
             loading = status == 503 and headers.get("retry-after") is not None and problem.reason is None
@@ -344,11 +396,15 @@ class NodeClient:
             )
         raise NodeRefused(status, problem.title or f"HTTP {status}", problem.detail, problem.reason)
 
-    def _exchange(self, method: str, path: str, *, timeout: float) -> tuple[int, dict[str, str], bytes]:
+    def _exchange(
+        self, method: str, path: str, *, timeout: float, content: bytes | None
+    ) -> tuple[int, dict[str, str], bytes]:
         headers = {"Accept": "application/json", **self._authorization()}
+        if content is not None:
+            headers["Content-Type"] = "application/json"
         connection = self._connection(timeout)
         try:
-            connection.request(method, path, headers=headers)
+            connection.request(method, path, content, headers)
             response = connection.getresponse()
             body = _read_body(response)
             return response.status, {name.lower(): value for name, value in response.getheaders()}, body

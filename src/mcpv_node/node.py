@@ -6,7 +6,7 @@
     ├── store        catalog files
     ├── catalog      one index for each kind of list, and who hears of their changes
     ├── init         one group for each server type: its instances, then the server type
-    ├── bootstrap    one probe for each spec key not learnt yet
+    ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
     └── gateway      sessions, http, lines
 
@@ -53,6 +53,7 @@ from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason
 from mcpv_node.actors.leases import InstanceId
 from mcpv_node.actors.server_type import DrainNow, ServerTypeMessage
 from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
+from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.actors.store import StoreMessage
 from mcpv_node.gateway import (
     AuthError,
@@ -74,7 +75,7 @@ from mcpv_node.gateway import (
 )
 from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
 from mcpv_node.protocol import Sealer
-from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, group_servers
+from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, SpecKey, group_servers
 from mcpv_node.state_dir import (
     StateDirBusy,
     lock_state_dir,
@@ -166,6 +167,8 @@ class NodeRuntime:
         self.system.on_restart = lambda kind: self.metrics.actor_restarts_total(kind).inc()
         self._root = Handle[StartChild].create(self.system, "node")
         self._linger = Handle[LingerMessage].create(self.system, "linger")
+        self._init = Handle[ShowInit].create(self.system, "init")
+        self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -315,7 +318,7 @@ class NodeRuntime:
                         sink=self._on_supervision,
                     ),
                     self._init_child([self._group_child(group, guard) for group in groups]),
-                    *self._bootstrap_child(groups),
+                    self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
                     supervisor_child(
                         "gateway",
@@ -350,7 +353,8 @@ class NodeRuntime:
     def _init_child(self, groups: list[ServerGroupSpec]) -> ChildSpec:
         return ChildSpec(
             id="init",
-            start=lambda: Init(groups, sink=self._on_supervision),
+            start=lambda: Init(lambda: groups, sink=self._on_supervision),
+            handle=self._init,
             grace=None,
             start_timeout=None,
             kind=ChildKind.SUPERVISOR,
@@ -414,35 +418,38 @@ class NodeRuntime:
                 sink=self._on_supervision,
             ),
             server=server,
-            always_on=spec.activation_mode == "always-on",
+            baseline=max(1, spec.min_ready) if spec.activation_mode == "always-on" else 0,
             warm_timeout=spec.start_timeout_seconds + INSTANCE_STOP_MARGIN,
         )
 
-    def _bootstrap_child(self, groups: list[ServerGroup]) -> tuple[ChildSpec, ...]:
+    def _bootstrap_child(self) -> ChildSpec:
         settings = self._settings
-        if settings.bootstrap_mode == "disabled":
-            return ()
-        probes = {group.spec_key: self._probe(group) for group in groups}
-        return (
-            ChildSpec(
-                id="bootstrap",
-                start=lambda: Bootstrap(
-                    tuple(probes.values()),
-                    self.context.indexes,
-                    concurrency=settings.bootstrap_concurrency,
-                    sink=self._on_supervision,
-                ),
-                grace=None,
-                start_timeout=None,
-                kind=ChildKind.SUPERVISOR,
+        return ChildSpec(
+            id="bootstrap",
+            start=lambda: Bootstrap(
+                self.context,
+                self._probes,
+                concurrency=settings.bootstrap_concurrency,
+                mode=settings.bootstrap_mode,
+                sink=self._on_supervision,
             ),
+            handle=self._bootstrap,
+            grace=None,
+            start_timeout=None,
+            kind=ChildKind.SUPERVISOR,
         )
 
-    def _probe(self, group: ServerGroup) -> ProbeSpec:
-        server = self._servers[ServerName(group.name)]
-        timeout = self._settings.bootstrap_timeout_seconds
+    def _probes(self) -> list[ProbeSpec]:
+        """How to learn each spec key of the servers that there are now; the first server stands for the others."""
+        probes: dict[SpecKey, ProbeSpec] = {}
+        for name, server in self.context.world.world.servers.items():
+            probes.setdefault(server.view.spec_key, self._probe(name, server))
+        return list(probes.values())
+
+    def _probe(self, name: ServerName, server: Server) -> ProbeSpec:
+        key, timeout = server.view.spec_key, self._settings.bootstrap_timeout_seconds
         return ProbeSpec(
-            group.spec_key, group.name, lambda: Probe(self.context, group.spec_key, server, timeout)
+            key, name, lambda fresh: Probe(self.context, key, server.handle, timeout, fresh=fresh)
         )
 
     def _linger_child(self) -> tuple[ChildSpec, ...]:
@@ -480,6 +487,8 @@ class NodeRuntime:
             sealer=Sealer(read_or_create_seal_key(self._options.state_dir)),
             tokens=tokens,
             version=VERSION,
+            learning=self._bootstrap,
+            init=self._init,
             tree=self.tree,
             info=lambda: self._info(token_file),
             request_stop=self._stop_asked,

@@ -150,7 +150,7 @@ def test_an_address_that_is_none_is_a_bad_answer(node: FakeNode, address: str) -
 def test_an_address_without_a_scheme_is_read_too(node: FakeNode) -> None:
     client = NodeClient(replace(node.file, http=node.file.http.removeprefix("http://")))
 
-    assert client.node_state().value["ready"] is True
+    assert client.node_state().value.ready is True
 
 
 def test_a_call_gives_text_and_the_result_as_sent(node: FakeNode, client: NodeClient) -> None:

@@ -97,6 +97,7 @@ REPORT_NAMES = [
     "calls",
     "sharedWith",
     "instances",
+    "learning",
 ]
 
 
@@ -132,6 +133,7 @@ def test_the_openapi_document_names_every_route(tmp_path: Path) -> None:
         "/api/v1/clients",
         "/api/v1/clients/{id}",
         "/api/v1/events",
+        "/api/v1/catalog/refresh",
     }
 
 

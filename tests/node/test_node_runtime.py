@@ -21,6 +21,7 @@ from support.processes import group_members
 from mcpv_node import node as composition
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.events import RecentEvents
+from mcpv_node.actors.status import ShowLearning
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import TreeData, call_tool
 from mcpv_node.node import NodeRuntime, StartRefused
@@ -102,9 +103,15 @@ def test_the_tree_stands_as_it_is_drawn(tmp_path: Path) -> None:
 
 
 def test_nothing_is_probed_where_bootstrap_is_disabled(tmp_path: Path) -> None:
+    bad = BadServer(tmp_path, "bad")
+
     async def main() -> None:
-        async with running(options(tmp_path, bootstrapMode="disabled")) as (node, _):
-            assert "bootstrap" not in ids(node.tree())
+        async with running(options(tmp_path, bad.entry(), bootstrapMode="disabled")) as (node, _):
+            status = await node._bootstrap.ask(ShowLearning(), 5.0)
+
+            assert (status.mode, status.state, status.total) == ("disabled", "completed", 0)
+            assert ids(under(node.tree(), "bootstrap")) == []
+        assert bad.starts() == []
 
     run(main)
 
@@ -219,6 +226,7 @@ def test_a_crash_inside_is_counted_and_told_and_the_node_goes_on(tmp_path: Path)
         async with running(options(tmp_path)) as (node, file):
             node.context.indexes["tools"].kill("for a test")
             await until(lambda: under(node.tree(), "catalog", "index-tools").restarts == 1)
+            await until(lambda: under(node.tree(), "catalog", "index-tools").state == "running")
             recent = await node.context.events.ask(RecentEvents(), 5.0)
             kinds = [(str(one.event.kind), one.event.actor) for one in recent]
             assert ("actor_crashed", "index-tools") in kinds

@@ -66,6 +66,29 @@ CATALOG: dict[str, Any] = {
 }
 
 
+LEARNING: dict[str, Any] = {
+    "mode": "metadata",
+    "state": "running",
+    "total": 5,
+    "completed": 2,
+    "failed": 1,
+    "current": ["clock"],
+    "outcomes": [
+        {"server": "clock", "specKey": "1", "state": "running", "attempts": 1, "reason": ""}
+        | {"since": "2026-01-31T09:08:07.006Z"},
+        {"server": "fs", "specKey": "0", "state": "failed", "attempts": 3, "reason": "no \x1b[31mluck"}
+        | {"since": "2026-01-31T09:08:07.006Z"},
+    ],
+}
+
+INIT: list[dict[str, Any]] = [
+    {"name": "clock", "state": "ready", "reason": "always-on", "ready": 1, "target": 1, "retries": 0}
+    | {"nextTryAt": None},
+    {"name": "fs", "state": "failed", "reason": "try 2 after: no", "ready": 0, "target": 2, "retries": 2}
+    | {"nextTryAt": "2026-01-31T09:08:09.006Z"},
+]
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """One answer over HTTP."""

@@ -47,6 +47,15 @@ from mcpv_node.actors.server_type.messages import (
     WhyReport,
 )
 from mcpv_node.actors.snapshot import KINDS, Learnt, Naming, ServerView, Source, empty_snapshot, merge
+from mcpv_node.actors.status import (
+    AwaitLearning,
+    InitStatus,
+    Learn,
+    LearningState,
+    LearningStatus,
+    ShowInit,
+    ShowLearning,
+)
 from mcpv_node.actors.world import Server, World, WorldCell
 from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
 from mcpv_node.protocol import CallFailure, Listed, Reason, Sealer
@@ -268,6 +277,34 @@ class FakeEvents(LoopActor[None]):
         self.events.append(event)
 
 
+class FakeBeginnings(LoopActor[None]):
+    """Plays Bootstrap and Init at once: says what the test has set, and remembers what was to be learnt."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.status = LearningStatus("metadata", LearningState.COMPLETED)
+        self.init: tuple[InitStatus, ...] = ()
+        self.learning: list[frozenset[SpecKey]] = []
+        self.is_over = True
+
+    @answers(ShowLearning)
+    def _on_show(self, _: ShowLearning) -> LearningStatus:
+        return self.status
+
+    @answers(Learn)
+    def _on_learn(self, request: Learn) -> LearningStatus:
+        self.learning.append(request.fresh)
+        return self.status
+
+    @answers(AwaitLearning)
+    def _on_await(self, _: AwaitLearning) -> LearningStatus | Deferred[LearningStatus]:
+        return self.status if self.is_over else self.defer()
+
+    @answers(ShowInit)
+    def _on_show_init(self, _: ShowInit) -> tuple[InitStatus, ...]:
+        return self.init
+
+
 @dataclass(slots=True)
 class FakeNode:
     """Everything a door can reach, from the side of the test."""
@@ -278,6 +315,7 @@ class FakeNode:
     instances: dict[str, FakeInstance]
     subscribers: FakeSubscribers
     events: FakeEvents
+    beginnings: FakeBeginnings
     stops_requested: list[bool]
     health: dict[str, bool]
     cells: list[Handle[Any]] = field(default_factory=list[Handle[Any]])
@@ -341,12 +379,14 @@ async def fake_node(
         instances={},
         subscribers=FakeSubscribers.__new__(FakeSubscribers),
         events=FakeEvents.__new__(FakeEvents),
+        beginnings=FakeBeginnings.__new__(FakeBeginnings),
         stops_requested=[],
         health={"ready": True, "alive": True},
     )
-    node.subscribers, node.events = FakeSubscribers(), FakeEvents()
+    node.subscribers, node.events, node.beginnings = FakeSubscribers(), FakeEvents(), FakeBeginnings()
     subscribers = await node.start(node.subscribers, "subscribers")
     events = await node.start(node.events, "events")
+    beginnings = await node.start(node.beginnings, "beginnings")
     servers: dict[ServerName, Server] = {}
     for spec in settings.servers:
         instance = node.instances[spec.name] = FakeInstance(spec.name)
@@ -393,6 +433,8 @@ async def fake_node(
         sealer=Sealer(bytes(32)),
         tokens=tokens,
         version="1.2.3",
+        learning=beginnings,
+        init=beginnings,
         tree=lambda: TreeData(
             "node",
             "Supervisor",

@@ -26,6 +26,7 @@ VERBS = (
     "server",
     "tools",
     "call",
+    "catalog",
     "stop",
     "validate",
     "version",

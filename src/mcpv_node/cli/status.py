@@ -6,6 +6,7 @@ import click
 
 from mcpv_node.client import InstanceReport, NodeClient, ServerReport
 
+from .beginnings import print_failed, print_init, print_learning
 from .common import common_options, connect, invocation
 from .output import NOTHING, print_body, print_facts, print_table
 from .servers import print_servers
@@ -43,10 +44,16 @@ def _show_node(client: NodeClient) -> None:
             ("socket", node.socket),
         )
     )
+    beginnings = state.value
+    if beginnings.learning is not None:
+        click.echo("learning  ", nl=False)
+        print_learning(beginnings.learning)
+        print_failed(beginnings.learning.outcomes)
     servers = client.servers().value
     if servers:
         click.echo()
         print_servers(servers)
+    print_init(beginnings.init or ())
 
 
 def _show_server(client: NodeClient, name: str) -> None:

@@ -6,7 +6,7 @@ import signal
 
 import click
 
-from mcpv_node.client import LastExit, ServerReport
+from mcpv_node.client import LastExit, LearningOutcome, ServerReport
 
 from .common import common_options, connect, invocation
 from .output import clean, counted, print_body, print_facts, print_lines
@@ -40,6 +40,7 @@ def _explain(report: ServerReport) -> None:
                 "calls",
                 f"{calls.ok} ok, {calls.failed} failed, {calls.refused} refused, {report.waiting} waiting",
             ),
+            ("lists", describe_outcome(report.learning)),
             ("shared with", ", ".join(report.shared_with) or None),
         ),
         indent="  ",
@@ -54,6 +55,16 @@ def _explain(report: ServerReport) -> None:
     if report.state == "suspended":
         click.echo()
         click.echo(f"when it is mended: mcpv-node server retry {report.name}")
+
+
+def describe_outcome(outcome: LearningOutcome | None) -> str | None:
+    """Say what became of learning a server, where there is something to say."""
+    if outcome is None or outcome.state == "learnt":
+        return None
+    words = {"failed": "could not be learnt", "running": "being learnt", "pending": "not learnt yet"}
+    said = words.get(outcome.state, outcome.state)
+    tries = f" ({counted(outcome.attempts, 'attempt')})" if outcome.attempts else ""
+    return f"{said}{tries}: {outcome.reason}" if outcome.reason else said + tries
 
 
 def describe_exit(last: LastExit | None) -> str | None:

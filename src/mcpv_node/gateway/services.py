@@ -12,6 +12,8 @@ from datetime import datetime
 
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import ConsumerId
+from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
@@ -59,6 +61,8 @@ class DoorServices:
     sealer: Sealer
     tokens: TokenTable | None  # None: nobody needs one; on loopback only
     version: str
+    learning: Handle[LearningMessage]
+    init: Handle[ShowInit]
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]
     request_stop: Callable[[], None]

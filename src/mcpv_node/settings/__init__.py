@@ -18,6 +18,7 @@ from .spec_key import ServerGroup, group_servers, pool_settings, spec_key
 from .types import (
     ActivationMode,
     AuthSettings,
+    BootstrapMode,
     ClusterSettings,
     JournalSettings,
     LimitSettings,
@@ -41,6 +42,7 @@ from .types import (
 )
 
 __all__ = [
+    "BootstrapMode",
     "PACKAGED_CONFIG",
     "ActivationMode",
     "AuthSettings",

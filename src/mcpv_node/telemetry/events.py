@@ -28,6 +28,7 @@ class EventKind(StrEnum):
     ENTRY_REJECTED = "entry_rejected"
     INSTANCE_EXIT = "instance_exit"
     INSTANCE_STATE = "instance_state"
+    LEARNING_STATE = "learning_state"
     NAME_CONFLICT = "name_conflict"
     NODE_STATE = "node_state"
     ORPHAN_REAPED = "orphan_reaped"

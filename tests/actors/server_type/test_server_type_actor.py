@@ -734,6 +734,30 @@ def test_settled_waits_for_a_drain_to_end(tmp_path: Path) -> None:
     run(main())
 
 
+def test_settled_waits_for_retries_only_where_they_matter(tmp_path: Path) -> None:
+    async def main() -> None:
+        limits = RestartSettings(max_retries=5, base_seconds=4.0, max_seconds=4.0)
+        async with shop(tmp_path, activation_mode="always-on", restart=limits) as fs:
+            fs.server.tell(Warm())
+            await turns()
+            in_the_end = asyncio.get_running_loop().create_task(fs.ask(Settled()))
+            had_its_turn = asyncio.get_running_loop().create_task(fs.ask(Settled(with_retries=False)))
+            await turns()
+            assert not had_its_turn.done()
+            for number in (1, 2):
+                fs.failed(f"fs-{number}")
+                await turns()
+
+            assert await had_its_turn in (ServerState.COLD, ServerState.BACKING_OFF)
+            assert not in_the_end.done()
+            assert (await fs.ask(Why())).failures == 2
+            await fs.tick(4.0)
+            fs.ready("fs-3")
+            assert await in_the_end is ServerState.READY
+
+    run(main())
+
+
 def test_clients_make_the_pool_warm(tmp_path: Path) -> None:
     async def main() -> None:
         async with shop(tmp_path, min_ready=2, max_instances=3) as fs:

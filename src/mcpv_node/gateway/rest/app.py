@@ -17,6 +17,8 @@ from mcpv_node.gateway.services import DoorServices
 from .catalog import show_catalog
 from .clients import keep_client, list_clients, register_client, remove_client
 from .events import follow_events
+from .learning import refresh_catalog
+from .lists import approve_tools
 from .node import show_node, show_tree, stop_node
 from .problems import on_actor_error, on_error, on_http_error
 from .servers import list_servers, retry_server, show_server, start_server, stop_server
@@ -45,6 +47,8 @@ def create_rest_app(services: DoorServices, streams: EventStreams) -> Litestar:
                     list_servers,
                     show_server,
                     show_catalog,
+                    refresh_catalog,
+                    approve_tools,
                     stop_node,
                     start_server,
                     stop_server,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from litestar import get, post
 from litestar.datastructures import State
 from msgspec import Struct
@@ -9,6 +11,7 @@ from msgspec import Struct
 from mcpv_node.gateway.services import TreeData
 from mcpv_node.telemetry import rfc3339
 
+from .learning import InitBody, LearningBody, learning_body, show_init, show_learning
 from .state import services_of
 
 
@@ -28,6 +31,8 @@ class NodeBody(Struct, frozen=True, rename="camel"):
     ready: bool
     servers: int
     tools: int
+    learning: LearningBody | None
+    init: list[InitBody] | None
 
 
 class TreeBody(Struct, frozen=True):
@@ -47,12 +52,13 @@ class StopBody(Struct, frozen=True):
     state: str
 
 
-@get("/node", sync_to_thread=False)
-def show_node(state: State) -> NodeBody:
+@get("/node")
+async def show_node(state: State) -> NodeBody:
     """Which node this is, and how to reach it."""
     services = services_of(state)
     info, node = services.info(), services.node
     world = node.world.world
+    learning, init = await asyncio.gather(show_learning(services), show_init(services))
     return NodeBody(
         pid=info.pid,
         start_time=info.start_time,
@@ -67,6 +73,8 @@ def show_node(state: State) -> NodeBody:
         ready=services.is_ready(),
         servers=len(world.servers),
         tools=len(world.tools.entries),
+        learning=None if learning is None else learning_body(learning),
+        init=init,
     )
 
 

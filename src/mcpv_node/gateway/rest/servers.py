@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated, TypeAlias
 
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mcpv_node.actors.kernel import AskTimeout
 from mcpv_node.actors.server_type.messages import (
@@ -21,16 +21,14 @@ from mcpv_node.actors.server_type.messages import (
     Why,
     WhyReport,
 )
+from mcpv_node.actors.status import LearningOutcome
 from mcpv_node.actors.world import Server
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import rfc3339
 
-from .state import REPORT_BOUND, services_of
-
-# No start or drain takes longer; a client that wants to wait on may ask again (seconds).
-MAX_WAIT = 600.0
-
-Wait: TypeAlias = Annotated[float | None, QueryParameter(ge=0, le=MAX_WAIT)]
+from .learning import OutcomeBody, outcome_body, show_outcomes
+from .lists import ListsBody, show_lists
+from .state import REPORT_BOUND, Wait, services_of
 
 
 class LastExitBody(Struct, frozen=True):
@@ -81,6 +79,8 @@ class ServerBody(Struct, frozen=True, rename="camel"):
     calls: CallsBody
     shared_with: list[str]
     instances: list[InstanceBody]
+    learning: OutcomeBody | None
+    lists: dict[str, ListsBody] | None = None  # of one server alone, where they can be had
 
 
 class ServersBody(Struct, frozen=True):
@@ -100,15 +100,22 @@ class ActBody(Struct, frozen=True):
 @get("/servers")
 async def list_servers(state: State) -> ServersBody:
     """Every server and why it is as it is."""
-    world = services_of(state).node.world.world
-    bodies = await asyncio.gather(*(report_of(server) for server in world.servers.values()))
+    services = services_of(state)
+    outcomes = await show_outcomes(services)
+    servers = services.node.world.world.servers.values()
+    bodies = await asyncio.gather(
+        *(report_of(server, outcomes.get(server.view.spec_key)) for server in servers)
+    )
     return ServersBody(servers=sorted(bodies, key=lambda body: body.name))
 
 
 @get("/servers/{name:str}")
 async def show_server(state: State, name: FromPath[str]) -> ServerBody:
     """One server and why it is as it is."""
-    return await report_of(_find(state, name))
+    services, server = services_of(state), find_server(state, name)
+    outcomes = await show_outcomes(services)
+    body = await report_of(server, outcomes.get(server.view.spec_key))
+    return replace(body, lists=await show_lists(services, server))
 
 
 @post("/servers/{name:str}/start")
@@ -129,22 +136,22 @@ async def retry_server(state: State, name: FromPath[str], wait: Wait = None) -> 
     return await _act(state, name, Retry(), wait)
 
 
-def _find(state: State, name: str) -> Server:
+def find_server(state: State, name: str) -> Server:
     server = services_of(state).node.world.world.servers.get(ServerName(name))
     if server is None:
         raise NotFoundException(f"there is no server named {name}")
     return server
 
 
-async def report_of(server: Server) -> ServerBody:
+async def report_of(server: Server, outcome: LearningOutcome | None = None) -> ServerBody:
     """What a server type says of itself, under this name."""
-    return _server_body(await server.handle.ask(Why(), REPORT_BOUND), server)
+    return _server_body(await server.handle.ask(Why(), REPORT_BOUND), server, outcome)
 
 
 async def _act(
     state: State, name: str, order: OperatorStart | OperatorStop | Retry, wait: float | None
 ) -> Response[ActBody]:
-    server = _find(state, name)
+    server = find_server(state, name)
     reached: ServerState = await server.handle.ask(order, REPORT_BOUND)
     status = 202
     if wait is not None:
@@ -158,7 +165,7 @@ async def _act(
     return Response(content=ActBody(name=name, state=str(reached), reason=report.reason), status_code=status)
 
 
-def _server_body(report: WhyReport, server: Server) -> ServerBody:
+def _server_body(report: WhyReport, server: Server, outcome: LearningOutcome | None) -> ServerBody:
     """The report of a server type under the name it was asked for by: several entries may share it."""
     last = report.last_exit
     return ServerBody(
@@ -190,4 +197,5 @@ def _server_body(report: WhyReport, server: Server) -> ServerBody:
             )
             for one in report.instances
         ],
+        learning=outcome_body(outcome),
     )
