@@ -10,6 +10,7 @@ it found is read from the files it writes:
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import subprocess
@@ -103,7 +104,9 @@ def run_server_scenarios(url: str, revision: str, folder: Path) -> Report:
 def run_client_scenario(command: str, scenario: str, revision: str, folder: Path) -> Report:
     """Test the client that `command` with a URL behind it runs, with one scenario."""
     words = ["client", "--command", command, "--scenario", scenario, "--spec-version", revision]
-    return _run_harness([*words, "--timeout", _milliseconds(CLIENT_SCENARIO_TIMEOUT)], folder)
+    words += ["--timeout", _milliseconds(CLIENT_SCENARIO_TIMEOUT)]
+    # The client finds this package by it.
+    return _run_harness(words, folder, PYTHONPATH=str(FOLDER.parent))
 
 
 def inspector_argv(*words: str) -> list[str]:
@@ -143,7 +146,7 @@ def fixture_over_http(folder: Path) -> Iterator[str]:
             print(log.read_text())
 
 
-def _run_harness(words: list[str], folder: Path) -> Report:
+def _run_harness(words: list[str], folder: Path, **environment: str) -> Report:
     results = folder / "results"
     program = npm_folder("npm-conformance", CONFORMANCE) / "node_modules/.bin/conformance"
     done = subprocess.run(
@@ -156,6 +159,7 @@ def _run_harness(words: list[str], folder: Path) -> Report:
         timeout=RUN_TIMEOUT,
         check=False,
         cwd=folder,
+        env={**os.environ, **environment},
     )
     return Report(done.returncode, done.stdout, _read_results(results))
 
