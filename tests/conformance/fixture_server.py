@@ -18,19 +18,14 @@ import socket
 import warnings
 
 import uvicorn
+from fixture_asking import Context, Unanswered, ask, content_of, form, is_modern
 from fixture_tools import (
     PNG,
     STATE,
-    Context,
-    Unanswered,
-    ask,
     call_tool,
-    content_of,
     embedded,
-    form,
     image,
     input_schema_of,
-    is_modern,
     listed_tools,
     session_id,
 )

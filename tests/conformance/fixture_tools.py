@@ -1,19 +1,26 @@
-"""The tools of the fixture server, and how they ask its client something.
-
-A tool asks in the way of the request's era: by a request of its own, or by an `input_required` result.
-"""
+"""The tools of the fixture server, and what they remember."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable
+from typing import TypeAlias
 
-from mcp.server.context import ServerRequestContext
+from fixture_asking import (
+    Context,
+    Json,
+    Unanswered,
+    ask,
+    content_of,
+    form,
+    is_modern,
+    roots_of,
+    said,
+    sampling,
+)
 from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
-from mcp.shared.message import ServerMessageMetadata
 from mcp.shared.subscriptions import PromptsListChanged, ToolsListChanged
 from mcp_types import (
     INVALID_PARAMS,
@@ -22,26 +29,16 @@ from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     ContentBlock,
-    CreateMessageRequest,
-    CreateMessageRequestParams,
-    CreateMessageResult,
-    ElicitRequest,
-    ElicitRequestFormParams,
     ElicitResult,
     EmbeddedResource,
     ImageContent,
     InputRequest,
     InputRequiredResult,
-    InputResponseRequestParams,
-    InputResponses,
     ListRootsRequest,
-    ListRootsResult,
-    SamplingMessage,
     TextContent,
     TextResourceContents,
     Tool,
 )
-from mcp_types.version import MODERN_PROTOCOL_VERSIONS
 
 # Between the messages of a call that reports on itself, as the scenarios ask.
 PAUSE = 0.05
@@ -52,10 +49,8 @@ WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA="
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
-Context: TypeAlias = ServerRequestContext[Any, Any]
 Params: TypeAlias = CallToolRequestParams
 Answer: TypeAlias = Callable[[Context, Params], Awaitable[CallToolResult]]
-Json: TypeAlias = dict[str, Any]
 
 
 # ---- what the server remembers ----------------------------------------------------------------------------------
@@ -77,74 +72,8 @@ class State:
 STATE = State()
 
 
-def is_modern(ctx: Context) -> bool:
-    return ctx.protocol_version in MODERN_PROTOCOL_VERSIONS
-
-
 def session_id(ctx: Context) -> str | None:
     return None if ctx.request is None else ctx.request.headers.get("mcp-session-id")
-
-
-# ---- asking the client ------------------------------------------------------------------------------------------
-
-
-class Unanswered(Exception):
-    """The client has to be asked first; the result that does it."""
-
-    def __init__(self, result: InputRequiredResult) -> None:
-        super().__init__()
-        self.result = result
-
-
-def form(message: str, properties: Json, required: list[str] | None = None) -> ElicitRequest:
-    schema: Json = {"type": "object", "properties": properties}
-    if required is not None:
-        schema["required"] = required
-    return ElicitRequest(params=ElicitRequestFormParams(message=message, requested_schema=schema))
-
-
-def sampling(text: str, max_tokens: int) -> CreateMessageRequest:
-    message = SamplingMessage(role="user", content=TextContent(type="text", text=text))
-    return CreateMessageRequest(params=CreateMessageRequestParams(messages=[message], max_tokens=max_tokens))
-
-
-async def ask(
-    ctx: Context,
-    params: InputResponseRequestParams,
-    requests: Mapping[str, InputRequest],
-    state: str | None = None,
-) -> InputResponses:
-    """Give what the client says to these.
-
-    Raises:
-        Unanswered: The request must come again, with the answers.
-    """
-    if is_modern(ctx):
-        answers = params.input_responses or {}
-        if requests.keys() <= answers.keys():
-            return answers
-        raise Unanswered(InputRequiredResult(input_requests=dict(requests), request_state=state))
-    results = {"elicitation/create": ElicitResult, "sampling/createMessage": CreateMessageResult}
-    about_this_call = ServerMessageMetadata(related_request_id=ctx.request_id)
-    given: InputResponses = {}
-    for key, request in requests.items():
-        kind = results.get(request.method, ListRootsResult)
-        given[key] = await ctx.session.send_request(request, kind, metadata=about_this_call)
-    return given
-
-
-def content_of(answer: object) -> Json:
-    """What the user filled in."""
-    if not isinstance(answer, ElicitResult):
-        raise MCPError(INVALID_PARAMS, "this was an elicitation")
-    return dict(answer.content or {})
-
-
-def said(answer: object) -> str:
-    """What the model said."""
-    content = getattr(answer, "content", None)
-    blocks = content if isinstance(content, list) else [content]
-    return " ".join(block.text for block in blocks if isinstance(block, TextContent))
 
 
 # ---- tools ------------------------------------------------------------------------------------------------------
@@ -261,12 +190,6 @@ async def input_sampling(ctx: Context, params: Params) -> CallToolResult:
 async def input_list_roots(ctx: Context, params: Params) -> CallToolResult:
     answers = await ask(ctx, params, {"client_roots": ListRootsRequest()})
     return text(f"The client's roots: {roots_of(answers['client_roots'])}")
-
-
-def roots_of(answer: object) -> str:
-    if not isinstance(answer, ListRootsResult):
-        raise MCPError(INVALID_PARAMS, "this was a question for roots")
-    return ", ".join(str(root.uri) for root in answer.roots)
 
 
 async def input_request_state(ctx: Context, params: Params) -> CallToolResult:

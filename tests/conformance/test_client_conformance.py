@@ -35,15 +35,15 @@ LEGS: list[str] = []
 
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_the_sdks_client_alone_passes(scenario: str, tmp_path: Path) -> None:
-    assert_passes(f"{sys.executable} {ADAPTER} --direct", scenario, tmp_path)
+    assert_passes([sys.executable, str(ADAPTER), "--direct"], scenario, tmp_path)
 
 
 @pytest.mark.parametrize("scenario", LEGS)
 def test_the_node_passes_as_a_client(scenario: str, tmp_path: Path) -> None:
-    assert_passes(f"{sys.executable} {ADAPTER}", scenario, tmp_path)
+    assert_passes([sys.executable, str(ADAPTER)], scenario, tmp_path)
 
 
-def assert_passes(command: str, scenario: str, folder: Path) -> None:
+def assert_passes(command: list[str], scenario: str, folder: Path) -> None:
     report = run_client_scenario(command, scenario, SCENARIOS[scenario], folder)
 
     assert report.failed([scenario]) == {}, f"{report.describe([scenario])}\n{report.output}"

@@ -7,12 +7,16 @@ harness runs and does not score are reported (`pytest -s`, or a failure), not as
 
 from __future__ import annotations
 
+import asyncio
 import sys
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from mcp import Client, StdioServerParameters
+from mcp.client.stdio import stdio_client
+from mcp_types import ElicitResult
 from support.harness import FIXTURE, Report, fixture_over_http, run_server_scenarios
 from support.nodes import running_node
 
@@ -88,6 +92,9 @@ HOW_MANY = {"2025-11-25": 30, "2026-07-28": 37}
 # The legs that pass, as (revision in front, transport behind); each joins with the work that makes it pass.
 LEGS: list[tuple[str, str]] = []
 
+# The official client waits for ever by itself; this takes a second.
+CONVERSATION_TIMEOUT = 30.0
+
 # The harness opens several sessions at once and waits for none of them.
 CALLS_AT_ONCE = 8
 
@@ -107,6 +114,28 @@ def test_the_fixture_server_itself_conforms(revision: str, tmp_path: Path) -> No
 
     assert_conforms(report, revision)
     assert report.failed(UNSCORED[revision]) == {}
+
+
+@pytest.mark.parametrize(("mode", "version"), [("legacy", "2025-11-25"), ("auto", "2026-07-28")])
+def test_the_fixture_server_asks_its_client_in_both_eras_over_pipes(mode: Any, version: str) -> None:
+    async def fill_in(_context: object, params: Any) -> ElicitResult:
+        return ElicitResult(
+            action="accept", content=dict.fromkeys(params.requested_schema["properties"], "blue")
+        )
+
+    async def converse() -> tuple[str, Any]:
+        command = StdioServerParameters(command=sys.executable, args=[str(FIXTURE), "stdio"])
+        async with (
+            asyncio.timeout(CONVERSATION_TIMEOUT),
+            Client(stdio_client(command), mode=mode, elicitation_callback=fill_in) as client,
+        ):
+            answer = await client.call_tool("test_input_required_result_multi_round", {})
+            return client.protocol_version, answer.content[0]
+
+    negotiated, content = asyncio.run(converse())
+
+    assert negotiated == version
+    assert content.text == "blue likes blue."
 
 
 @pytest.mark.parametrize(("revision", "back"), LEGS)

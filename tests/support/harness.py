@@ -13,6 +13,7 @@ import json
 import os
 import re
 import select
+import shlex
 import subprocess
 import sys
 from collections import defaultdict
@@ -101,9 +102,9 @@ def run_server_scenarios(url: str, revision: str, folder: Path) -> Report:
     return _run_harness(words, folder)
 
 
-def run_client_scenario(command: str, scenario: str, revision: str, folder: Path) -> Report:
+def run_client_scenario(command: list[str], scenario: str, revision: str, folder: Path) -> Report:
     """Test the client that `command` with a URL behind it runs, with one scenario."""
-    words = ["client", "--command", command, "--scenario", scenario, "--spec-version", revision]
+    words = ["client", "--command", shlex.join(command), "--scenario", scenario, "--spec-version", revision]
     words += ["--timeout", _milliseconds(CLIENT_SCENARIO_TIMEOUT)]
     # The client finds this package by it.
     return _run_harness(words, folder, PYTHONPATH=str(FOLDER.parent))
@@ -140,7 +141,7 @@ def fixture_over_http(folder: Path) -> Iterator[str]:
             process.wait(FIXTURE_STOP_TIMEOUT)
         finally:
             process.kill()
-            process.wait()
+            process.wait(FIXTURE_STOP_TIMEOUT)
             process.stdout.close()
         if not finished:
             print(log.read_text())
@@ -161,10 +162,11 @@ def _run_harness(words: list[str], folder: Path, **environment: str) -> Report:
         cwd=folder,
         env={**os.environ, **environment},
     )
-    return Report(done.returncode, done.stdout, _read_results(results))
+    return Report(done.returncode, done.stdout, read_results(results))
 
 
-def _read_results(folder: Path) -> dict[str, tuple[Check, ...]]:
+def read_results(folder: Path) -> dict[str, tuple[Check, ...]]:
+    """Read what the harness wrote below `folder`, by scenario."""
     found: dict[str, list[Check]] = defaultdict(list)
     for path in sorted(folder.glob("**/checks.json")):
         match = _RESULTS.fullmatch(path.parent.relative_to(folder).as_posix())
