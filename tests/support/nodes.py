@@ -334,7 +334,8 @@ class Node:
         self.process = process
         self.ready = ready
         self.url = str(ready["http"])
-        self._token = Path(ready["tokenFile"]).read_text().strip()
+        # Empty on a node that asks for none.
+        self._token = Path(ready["tokenFile"]).read_text().strip() if ready["tokenFile"] else ""
         self._address = urlsplit(self.url).netloc
         self.guard = self._find_guard()
 
@@ -353,7 +354,7 @@ class Node:
     ) -> Exchange:
         """Send a request on a new connection."""
         connection = http.client.HTTPConnection(self._address, timeout=ANSWER_TIMEOUT)
-        given = {"Authorization": f"Bearer {self._token}", **(headers or {})}
+        given = {**self._authorization(), **(headers or {})}
         connection.request(method, path, body or None, given)
         return Exchange(connection)
 
@@ -424,12 +425,15 @@ class Node:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            env=_environment(self.folder),
+            env=environment(self.folder),
         )
         try:
             yield process
         finally:
             _end(process)
+
+    def _authorization(self) -> dict[str, str]:
+        return {"Authorization": f"Bearer {self._token}"} if self._token else {}
 
     # ---- waiting ----
 
@@ -551,7 +555,7 @@ def spawn_node(folder: Path, *options: str) -> subprocess.Popen[bytes]:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log,
-            env=_environment(folder),
+            env=environment(folder),
             cwd=folder,
         )
 
@@ -620,7 +624,7 @@ def _name(server: str | BadServer) -> str:
     return server if isinstance(server, str) else server.name
 
 
-def _environment(folder: Path) -> dict[str, str]:
+def environment(folder: Path) -> dict[str, str]:
     """Nothing of this user's is found, and nothing of a node that runs these tests."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("MCPV_", "XDG_"))}
     return {**inherited, "HOME": str(folder)}

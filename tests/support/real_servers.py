@@ -1,7 +1,8 @@
 """Real MCP servers from the package indexes, in exact versions, installed once into `.cache/servers`.
 
 Each function returns the argv that runs one server on stdio. Where a server cannot be installed, a CI fails;
-elsewhere (no npm, no network) the test is skipped and says why.
+elsewhere (no npm, no network) the test is skipped and says why. `npm_folder` and `pypi_folder` do the same for
+whatever else a test needs of the indexes.
 """
 
 from __future__ import annotations
@@ -44,8 +45,18 @@ def filesystem_argv(*folders: Path) -> list[str]:
 
 def time_argv() -> list[str]:
     """Return the argv of the clock server (PyPI)."""
-    folder = _installed("pypi", TIME, _install_from_pypi)
+    folder = pypi_folder("pypi", TIME)
     return [str(folder / "bin" / "mcp-server-time"), "--local-timezone", "UTC"]
+
+
+def npm_folder(name: str, spec: str) -> Path:
+    """Return a folder whose `node_modules` has this package and what it needs."""
+    return _installed(name, spec, _install_from_npm)
+
+
+def pypi_folder(name: str, spec: str) -> Path:
+    """Return a virtual environment of its own that has this package."""
+    return _installed(name, spec, _install_from_pypi)
 
 
 def install(folder: Path, spec: str, installer: Callable[[Path, str], None]) -> Path:
@@ -61,7 +72,7 @@ def install(folder: Path, spec: str, installer: Callable[[Path, str], None]) -> 
 
 
 def _npm_program(name: str, spec: str) -> str:
-    folder = _installed("npm-" + name, spec, _install_from_npm)
+    folder = npm_folder("npm-" + name, spec)
     return str(folder / "node_modules" / ".bin" / name)
 
 
