@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.fake_servers import FakeNode, fake_node, make_settings, run, until
+from support.fake_servers import FakeNode, fake_node, listed, make_settings, run, until
 from support.raw_http import RawConnection, RawResponse
 
+from mcpv_node.actors.callers import EMPTY_PROFILE
 from mcpv_node.actors.server_type.messages import ServerState
+from mcpv_node.actors.snapshot import Learnt, Naming, Source, merge
 from mcpv_node.gateway import HttpDoor, Sessions
 from mcpv_node.settings import ListenSettings
 
@@ -97,7 +99,9 @@ REPORT_NAMES = [
     "calls",
     "sharedWith",
     "instances",
+    # Beyond the contract's.
     "learning",
+    "lists",
 ]
 
 
@@ -129,7 +133,8 @@ def test_the_openapi_document_names_every_route(tmp_path: Path) -> None:
         "/api/v1/servers/{name}/start",
         "/api/v1/servers/{name}/stop",
         "/api/v1/servers/{name}/retry",
-        "/api/v1/catalog/tools",
+        "/api/v1/catalog/{kind}",
+        "/api/v1/servers/{name}/approve",
         "/api/v1/clients",
         "/api/v1/clients/{id}",
         "/api/v1/events",
@@ -142,8 +147,16 @@ def test_the_catalog_has_an_etag_and_the_servers_own_definitions(tmp_path: Path)
         async with open_rest(tmp_path) as (_, ask):
             whole = await ask("GET", "/api/v1/catalog/tools")
             etag = whole.headers["etag"]
-            same = await ask("GET", "/api/v1/catalog/tools", {"If-None-Match": f'"other", W/{etag}'})
-            other = await ask("GET", "/api/v1/catalog/tools", {"If-None-Match": '"other"'})
+            same = await ask(
+                "GET",
+                "/api/v1/catalog/tools",
+                {"If-None-Match": f'"other", W/{etag}'},
+            )
+            other = await ask(
+                "GET",
+                "/api/v1/catalog/tools",
+                {"If-None-Match": '"other"'},
+            )
             since = await ask("GET", "/api/v1/catalog/tools?since=1", {"If-None-Match": etag})
 
         body = whole.json()
@@ -163,7 +176,56 @@ def test_the_catalog_has_an_etag_and_the_servers_own_definitions(tmp_path: Path)
         assert b'"x":1.0' in whole.body
         assert (same.status, same.body) == (304, b"")
         assert other.status == 200
-        assert since.json()["full"] is True
+        assert since.json() == {"from": 1, "to": 1, "added": [], "changed": [], "removed": []}
+
+    run(main)
+
+
+def test_a_catalog_that_has_moved_on_is_told_by_its_difference(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rest(tmp_path) as (node, ask):
+            cell = node.services.node.world
+            world = cell.world
+            fewer = {
+                (server.view.spec_key, EMPTY_PROFILE): Learnt(
+                    server.view.spec_key, EMPTY_PROFILE, (listed("echo"), listed("late")), Source.CACHE
+                )
+                for server in world.servers.values()
+            }
+            views = [server.view for server in world.servers.values()]
+            cell.publish(merge(views, fewer, naming=Naming(), previous=world.tools))
+
+            changes = (await ask("GET", "/api/v1/catalog/tools?since=1")).json()
+            too_old = (await ask("GET", "/api/v1/catalog/tools?since=-1")).json()
+            unknown = await ask("GET", "/api/v1/catalog/toys")
+            prompts = (await ask("GET", "/api/v1/catalog/prompts")).json()
+
+        assert (changes["from"], changes["to"], changes["changed"]) == (1, 2, [])
+        assert [one["name"] for one in changes["added"]] == ["alpha_late", "beta_late"]
+        assert changes["removed"] == [
+            {"name": "alpha_slow", "server": "alpha"},
+            {"name": "beta_slow", "server": "beta"},
+        ]
+        assert too_old["full"] is True
+        assert unknown.status == 404
+        assert prompts["entries"] == []
+
+    run(main)
+
+
+def test_changed_definitions_are_approved_all_or_by_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rest(tmp_path) as (node, ask):
+            everything = await ask("POST", "/api/v1/servers/alpha/approve")
+            some = await ask("POST", "/api/v1/servers/alpha/approve", body=b'{"tools":["echo"]}')
+            wrong = await ask("POST", "/api/v1/servers/alpha/approve", body=b'{"tool":"echo"}')
+            nobody = await ask("POST", "/api/v1/servers/gamma/approve")
+            names = [one.names for one in node.indexes["tools"].approved]
+
+        assert everything.json() == {"name": "alpha", "approved": ["everything"]}
+        assert some.json()["approved"] == ["echo"]
+        assert (wrong.status, nobody.status) == (400, 404)
+        assert names == [None, frozenset({"echo"})]
 
     run(main)
 

@@ -23,7 +23,14 @@ from support.fakes import BEGINNING
 from mcpv_node.actors.callers import EMPTY_PROFILE
 from mcpv_node.actors.clients import Clients, ClientsMessage
 from mcpv_node.actors.context import NodeContext
-from mcpv_node.actors.index_messages import Join, Leave, SnapshotChanged
+from mcpv_node.actors.index_messages import (
+    Approve,
+    DescribeLists,
+    Join,
+    Leave,
+    ListsReport,
+    SnapshotChanged,
+)
 from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall
 from mcpv_node.actors.kernel import (
     ActorSystem,
@@ -46,7 +53,7 @@ from mcpv_node.actors.server_type.messages import (
     Why,
     WhyReport,
 )
-from mcpv_node.actors.snapshot import KINDS, Learnt, Naming, ServerView, Source, empty_snapshot, merge
+from mcpv_node.actors.snapshot import KINDS, Kind, Learnt, Naming, ServerView, Source, empty_snapshot, merge
 from mcpv_node.actors.status import (
     AwaitLearning,
     InitStatus,
@@ -305,6 +312,23 @@ class FakeBeginnings(LoopActor[None]):
         return self.init
 
 
+class FakeIndex(LoopActor[None]):
+    """Says of every server that it is learnt, and approves of what it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.approved: list[Approve] = []
+
+    @answers(DescribeLists)
+    def _on_describe(self, _: DescribeLists) -> ListsReport:
+        return ListsReport(learnt=True, entries=2, learnt_at="2026-01-31T09:08:07.006Z", source="cache")
+
+    @answers(Approve)
+    def _on_approve(self, request: Approve) -> tuple[str, ...]:
+        self.approved.append(request)
+        return tuple(sorted(request.names or {"everything"}))
+
+
 @dataclass(slots=True)
 class FakeNode:
     """Everything a door can reach, from the side of the test."""
@@ -316,6 +340,7 @@ class FakeNode:
     subscribers: FakeSubscribers
     events: FakeEvents
     beginnings: FakeBeginnings
+    indexes: dict[Kind, FakeIndex]
     stops_requested: list[bool]
     health: dict[str, bool]
     cells: list[Handle[Any]] = field(default_factory=list[Handle[Any]])
@@ -380,6 +405,7 @@ async def fake_node(
         subscribers=FakeSubscribers.__new__(FakeSubscribers),
         events=FakeEvents.__new__(FakeEvents),
         beginnings=FakeBeginnings.__new__(FakeBeginnings),
+        indexes={kind: FakeIndex() for kind in KINDS},
         stops_requested=[],
         health={"ready": True, "alive": True},
     )
@@ -387,6 +413,7 @@ async def fake_node(
     subscribers = await node.start(node.subscribers, "subscribers")
     events = await node.start(node.events, "events")
     beginnings = await node.start(node.beginnings, "beginnings")
+    indexes = {kind: await node.start(node.indexes[kind], f"index-{kind}") for kind in KINDS}
     servers: dict[ServerName, Server] = {}
     for spec in settings.servers:
         instance = node.instances[spec.name] = FakeInstance(spec.name)
@@ -421,7 +448,7 @@ async def fake_node(
         world=world,
         metrics=Metrics(),
         events=events,
-        indexes={kind: Handle.create(system, f"index-{kind}") for kind in KINDS},
+        indexes=indexes,
         subscribers=subscribers,
         clients=clients,
     )

@@ -18,6 +18,7 @@ from mcpv_node.actors.instance.messages import ReadLists
 from mcpv_node.actors.kernel import Crashed, Deferred, Handle, LoopActor, Normal, answers, handles
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, Refused, Release, StartCause
 from mcpv_node.actors.probe import Probe
+from mcpv_node.actors.snapshot import KINDS
 from mcpv_node.actors.status import (
     AwaitLearning,
     Learn,
@@ -54,7 +55,7 @@ class FakeIndex(LoopActor[None]):
     @answers(AwaitLists)
     def _on_await(self, request: AwaitLists) -> Deferred[ListsLearnt]:
         waiting = self.waiting.setdefault(request.spec_key, [])
-        if not waiting:
+        if len(waiting) % len(KINDS) == 0:
             self.asked.append(request.spec_key)
             if request.fresh:
                 self.fresh.append(request.spec_key)
