@@ -12,7 +12,7 @@ from .context import NodeContext
 from .events import Events
 from .guard import Guard
 from .index import Index
-from .instance.actor import Instance
+from .instance.stdio import StdioInstance
 from .probe import Probe
 from .server_type.actor import ServerType
 from .store import Store
@@ -24,11 +24,11 @@ __all__ = [
     "Events",
     "Guard",
     "Index",
-    "Instance",
     "NodeContext",
     "Probe",
     "Server",
     "ServerType",
+    "StdioInstance",
     "Store",
     "Subscribers",
     "World",

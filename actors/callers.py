@@ -30,3 +30,4 @@ class Caller:
     profile: ClientProfile = EMPTY_PROFILE
     era: Era = Era.LEGACY
     turn: str = ""  # who takes turns with others in a queue: its session or connection; "" is its key
+    info: bytes | None = None  # the JSON of what it says of itself, to be passed on

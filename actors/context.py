@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .clients import ClientsMessage
     from .events import EventsMessage
     from .index_messages import IndexMessage, SubscribersMessage
+    from .watches import WatchesMessage
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +39,7 @@ class NodeContext:
     indexes: Mapping[Kind, Handle[IndexMessage]]
     subscribers: Handle[SubscribersMessage]
     clients: Handle[ClientsMessage]
+    watches: Handle[WatchesMessage]
     config_path: Path | None = None
 
     def tell_event(self, kind: EventKind, **fields: str | None) -> None:

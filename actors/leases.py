@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NewType
 
 from msgspec import Struct
 
-from mcpv_node.protocol import CallFailure
+from mcpv_node.protocol import CallFailure, ServerHello
 
 from .callers import Caller
 from .kernel import Handle, Request
@@ -62,6 +62,7 @@ class Lease(Struct, frozen=True):
     instance: Handle[InstanceMessage]
     queued_seconds: float  # waiting for a slot
     started_seconds: float  # of these, while a start was under way
+    hello: ServerHello  # what the server said of itself: which era it speaks, what it offers
 
 
 class Refused(Struct, frozen=True):
@@ -78,6 +79,7 @@ class Acquire(Request[Lease | Refused], Struct, frozen=True):
     deadline: float
     cause: StartCause = StartCause.TOOL_CALL
     kind: LeaseKind = LeaseKind.CALL
+    instance: InstanceId | None = None  # this one or none: it holds what the request goes on with
 
 
 class Release(Struct, frozen=True, gc=False):

@@ -89,6 +89,7 @@ class Entry:
     stale: bool
     safe_to_repeat: bool  # read-only or idempotent by the server's own annotations
     is_template: bool = False
+    is_resource: bool = False  # one with a URI, or a template of URIs
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +320,7 @@ def _block(kind: Kind, view: ServerView, known: Learnt, naming: Naming, previous
         return former
     before = previous.by_server.get(view.name, _NONE)
     entries = tuple(
-        _entry(_wanted_name(kind, view, one, naming), view, known, one, former=before.get(raw_key(one)))
+        _entry(kind, _wanted_name(kind, view, one, naming), view, known, one, former=before.get(raw_key(one)))
         for one in _offered(kind, view, known)
     )
     return Block(view, known, naming, entries, MappingProxyType({raw_key(entry): entry for entry in entries}))
@@ -369,6 +370,7 @@ def _merge_apart(
         kind,
         (
             _entry(
+                kind,
                 names.names[view.name, one.name],
                 view,
                 known,
@@ -400,7 +402,9 @@ def _in_order(kind: Kind, entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=_TEMPLATES_LAST if kind == "resources" else _BY_NAME))
 
 
-def _entry(name: str, view: ServerView, known: Learnt, one: Listed, *, former: Entry | None) -> Entry:
+def _entry(
+    kind: Kind, name: str, view: ServerView, known: Learnt, one: Listed, *, former: Entry | None
+) -> Entry:
     """The entry as clients see it; the former one where nothing of it has changed, as most have not."""
     if (
         former is not None
@@ -426,4 +430,5 @@ def _entry(name: str, view: ServerView, known: Learnt, one: Listed, *, former: E
         stale=known.stale,
         safe_to_repeat=one.read_only or one.idempotent,
         is_template=one.is_template,
+        is_resource=kind == "resources",
     )

@@ -8,10 +8,20 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
-from mcpv_node.protocol import ListName, ServerHello, one_line, open_list_result
+from mcpv_node.protocol import (
+    ListName,
+    RemoteProtocolError,
+    ServerHello,
+    Template,
+    best_match,
+    one_line,
+    open_list_result,
+    parse_template,
+)
 from mcpv_node.settings import ServerName, ServerSpec, SpecKey
 
 from .callers import EMPTY_PROFILE, ClientProfile
@@ -82,6 +92,9 @@ class View:
     _pages: dict[tuple[ListName, str | None], ListPage] = field(
         default_factory=dict[tuple[ListName, str | None], ListPage], repr=False, compare=False
     )
+    _templates: list[tuple[Template, Entry]] = field(
+        default_factory=list[tuple[Template, Entry]], repr=False, compare=False
+    )
 
     def name_of(self, entry: Entry) -> str:
         """The name an entry has here."""
@@ -90,6 +103,13 @@ class View:
     def definition_of(self, entry: Entry) -> bytes:
         """The definition under the name it has here."""
         return entry.raw_definition if self.raw_names else entry.definition
+
+    def template_for(self, uri: str) -> Entry | None:
+        """The entry whose template spells out most of `uri`."""
+        if not self._templates and self.entries:
+            self._templates.extend(_templates_of(self.entries))
+        match = best_match(uri, [template for template, _ in self._templates])
+        return next((entry for template, entry in self._templates if template is match), None)
 
     def page(self, kind: ListName, after: str | None = None) -> ListPage:
         """The part of a list behind the name `after`; of a name that is gone, behind where it would be."""
@@ -190,6 +210,14 @@ class World:
             raw_names=raw_names,
             page_size=self.page_size,
         )
+
+
+def _templates_of(entries: Iterable[Entry]) -> Iterator[tuple[Template, Entry]]:
+    """The templates that can be read; who lists one that cannot is asked for none by it."""
+    for entry in entries:
+        if entry.is_template:
+            with suppress(RemoteProtocolError):
+                yield parse_template(entry.raw_name), entry
 
 
 class _AllTargets(Mapping[str, Entry]):

@@ -1,26 +1,25 @@
-"""The owner of one live session with a stdio server: its process, its ids, its calls in flight.
+"""The owner of one live session with a server: its ids, its calls in flight, what it is asked back.
 
-From start to end: the process is spawned and enlisted with the guard, the handshake earns `ready`, calls are
-multiplexed under our own ids, and whatever ends the session, every call gets an answer and no process of the
-group is left. The lists are read once the instance is ready, after the first waiter's call has gone out.
+From start to end: the way to the server is opened, the handshake earns `ready`, calls are multiplexed under our own
+ids, and whatever ends the session, every call gets an answer and nothing of it is left. The lists are read once the
+instance is ready, after the first waiter's call has gone out. How the server is reached is the business of
+`StdioInstance` and `HttpInstance`.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
+import abc
+from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
 
+import msgspec
 from loguru import logger
 from msgspec import Raw
 
-from mcpv_node.actors.callers import EMPTY_PROFILE, ClientProfile
 from mcpv_node.actors.context import NodeContext
-from mcpv_node.actors.guard import Enlist, GuardMessage, StrikeOff
 from mcpv_node.actors.kernel import (
     Deferred,
-    ExitReason,
     Handle,
     LoopActor,
     Normal,
@@ -30,102 +29,83 @@ from mcpv_node.actors.kernel import (
     handles,
 )
 from mcpv_node.actors.leases import InstanceId, Release
+from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.server_type.messages import ServerTypeMessage
 from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.protocol import (
-    INITIALIZE,
-    INITIALIZED,
-    LATEST_LEGACY,
-    METHOD_NOT_FOUND,
+    ACKNOWLEDGED,
+    CANCELLED,
+    DISCOVER,
     PING,
+    PROGRESS,
+    RESOURCE_UPDATED,
+    BackMeta,
     CallFailure,
     EnvelopeError,
     Failure,
     LastExit,
-    Line,
-    LineFramer,
     Message,
     Notification,
-    Overlong,
     Reason,
     RemoteProtocolError,
     ServerHello,
     Success,
-    build_initialize,
-    cancelled,
-    encode_failure,
+    capabilities_of,
     encode_notification,
     encode_request,
-    encode_success,
     keep,
-    parse_initialize_result,
+    lowest_level,
+    params_for_back,
+    parse_cancelled,
     parse_message,
     parse_progress,
+    untag_notification,
 )
 from mcpv_node.protocol import Request as WireRequest
 from mcpv_node.settings import ServerSpec, SpecKey
 from mcpv_node.telemetry import EventKind, rfc3339
-from mcpv_node.transports import (
-    ExitStatus,
-    StartError,
-    StdioProcess,
-    group_rss_bytes,
-    stop_process,
-)
-from mcpv_node.version import VERSION
 
+from .asks import Asks
 from .bad_lines import BadLines, our_id
 from .lists import ListReader, announces
-from .memory import complaint, look_interval
 from .messages import (
     Answer,
+    AnswerAsk,
     Call,
     CallAbandoned,
     CallFailed,
     CancelCall,
     Describe,
     ExitDetail,
+    InstanceAsked,
     InstanceExited,
     InstanceFacts,
     InstanceFailed,
     InstanceReady,
     InstanceRetiring,
-    InstanceStarting,
+    Noted,
+    Progressed,
     ReadLists,
+    ResourceUpdated,
     StopInstance,
+    TellServer,
+    WatchResources,
 )
 from .moments import (
-    Enlisted,
     ListNow,
-    LookAtMemory,
-    MemorySeen,
     PatienceOver,
     PingTurn,
     Poll,
     StartTimedOut,
     StillBad,
-    StillOpenEnded,
-    Stopped,
     Sweep,
     Unanswered,
 )
+from .opening import Opening, own_meta
 from .own_requests import OwnRequests, Then
 from .pending import PendingCall, PendingCalls
-from .pings import Pings, stagger
-from .process import (
-    TERM_GRACE,
-    Exited,
-    Stderr,
-    Stdout,
-    StdoutClosed,
-    describe_exit,
-    end_orphaned,
-    start_process,
-)
-from .stderr import LogAllowance, StderrRing
-
-# The guard appends one line to a file; longer means that the disk hangs, and then nothing should start.
-ENLIST_TIMEOUT = 5.0
+from .pings import Pings
+from .watching import Watching
 
 # The lists wait this long for a first call to go out before them.
 LIST_DELAY = 0.05
@@ -133,13 +113,7 @@ LIST_DELAY = 0.05
 # A server that says `list_changed` often says it several times.
 LIST_DEBOUNCE = 0.1
 
-# A process that ends closes its stdout on the way; its exit, which says more, follows within milliseconds.
-EXIT_PATIENCE = 0.25
-
-# What a server has not read of what we sent before we stop sending: it is not reading at all.
-MAX_UNSENT = 64 * 1024 * 1024
-
-STDERR_LINES = 20
+SET_LEVEL = "logging/setLevel"
 
 CHANGED: Mapping[str, Kind] = MappingProxyType({f"notifications/{kind}/list_changed": kind for kind in KINDS})
 
@@ -153,8 +127,8 @@ class Phase(Enum):
     STOPPING = "stopping"
 
 
-class Instance(LoopActor[None]):
-    """See the module."""
+class Instance(LoopActor[None], abc.ABC):
+    """See the module. `may_probe`: the server may be asked for its era, should nobody know it."""
 
     def __init__(
         self,
@@ -164,33 +138,50 @@ class Instance(LoopActor[None]):
         spec_key: SpecKey,
         instance_id: InstanceId,
         owner: Handle[ServerTypeMessage],
-        guard: Handle[GuardMessage],
-        profile: ClientProfile = EMPTY_PROFILE,
+        lane: Lane,
+        may_probe: bool = True,
     ) -> None:
         super().__init__()
         self._node = node
         self._spec = spec
+        self._spec_key = spec_key
         self._id = instance_id
         self._owner = owner
-        self._guard = guard
+        self._lane = lane
         self._phase = Phase.STARTING
-        self._process: StdioProcess | None = None
-        self._framer = LineFramer(node.settings.limits.line_bytes)
-        self._stderr = StderrRing()
-        self._stderr_allowance = LogAllowance()
         self._pending = PendingCalls()
         self._next_id = 1
         self._own = OwnRequests(
-            send=self._send, time_over=lambda delay, number: self.after(delay, Unanswered(number))
+            send=self._transmit_request,
+            time_over=lambda delay, number: self.after(delay, Unanswered(number)),
         )
-        self._lists = ListReader(spec_key, profile, instance_id, node.indexes, self._ask_for_list)
+        known = node.world.world.hellos.get(spec_key)
+        self._opening = Opening(
+            profile=lane.profile,
+            remembered=None if known is None else known.version,
+            may_probe=may_probe,
+            bound=spec.start_timeout_seconds,
+            ask=lambda method, params, then, bound: self._ask_server(method, params, then, timeout=bound),
+            notify=lambda method: self._transmit(encode_notification(method)),
+            ready=self._become_ready,
+            try_sse=self._try_sse,
+            fail=lambda why: self._begin_stop(f"handshake failed: {why}"),
+        )
+        self._asks = Asks(
+            self._pending,
+            capabilities_of(lane.profile),
+            send=self._transmit,
+            claimed=self._claim,
+        )
+        self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
+        self._lists = ListReader(spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list)
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
+        self._log_level: str | None = None
         self._sweep_at = float("inf")
         self._sweep: Timer | None = None
         self._list_timer: Timer | None = None
         self._start_timer: Timer | None = None
-        self._exit_status: ExitStatus | None = None
         self._stop_asked = False
         self._retiring: str | None = None
         self._was_ready = False
@@ -217,65 +208,77 @@ class Instance(LoopActor[None]):
     def _now(self) -> float:
         return self._node.clock.monotonic()
 
+    @property
+    def _is_modern(self) -> bool:
+        return self._hello is not None and self._hello.era == "modern"
+
+    # --- the way to the server: what each kind of instance does in its own way -------------------
+
+    @abc.abstractmethod
+    def _transmit(self, message: bytes) -> None:
+        """Send a notification or an answer."""
+
+    @abc.abstractmethod
+    def _transmit_request(
+        self, number: int, method: str, message: bytes, headers: tuple[tuple[str, str], ...] = ()
+    ) -> None:
+        """Send a request of ours; its answer comes back with `_on_message`."""
+
+    @abc.abstractmethod
+    def _close_stream(self, number: int) -> None:
+        """Withdraw a request that stands open for what it brings."""
+
+    @abc.abstractmethod
+    def _withdraw(self, number: int, reason: str) -> None:
+        """The reply to a call is not wanted any more."""
+
+    @abc.abstractmethod
+    def _close(self) -> bool:
+        """Begin to close the way to the server; True where there is none, and nothing to wait for."""
+
+    @abc.abstractmethod
+    def _try_sse(self) -> None:
+        """The server wants the transport of 2024-11-05."""
+
+    @property
+    @abc.abstractmethod
+    def _unread(self) -> str | None:
+        """Why the server can take no more, if it cannot."""
+
+    def _stderr_lines(self) -> tuple[str, ...]:
+        return ()
+
+    def _exit_detail(self) -> ExitDetail | None:
+        return None
+
+    def _pid(self) -> int | None:
+        return None
+
+    def _on_ready(self) -> None:
+        """What else begins once the instance is ready."""
+
     # --- start ----------------------------------------------------------------------------------
 
-    def on_start(self, estate: None = None) -> None:
-        mark = f"{self._node.node_id}/{self._id}"
-        try:
-            started = start_process(
-                self._spec, mark=mark, node=self._node, tell=self.note, tell_now=self.note_now
-            )
-        except StartError as error:
-            self._fail_start(str(error), fatal=error.is_fatal)
-            return
-        self._process = started.process
-        for problem in started.refused:
-            self._log.warning("a limit is not in force: {}", problem)
-        self._owner.tell(InstanceStarting(self._id, started.process.pid))
-        self._start_timer = self.after(self._spec.start_timeout_seconds, StartTimedOut())
-        self.run(self._guard.ask(Enlist(started.entry), ENLIST_TIMEOUT), Enlisted)
-
-    @handles(Enlisted)
-    def _on_enlisted(self, message: Enlisted) -> None:
-        if isinstance(message.outcome, Exception):
-            self._begin_stop(f"could not be entered in the ledger: {message.outcome}")
-            return
-        if self._phase is not Phase.STARTING:
-            return
+    def _begin_handshake(self) -> None:
         self._enter(Phase.HANDSHAKING)
-        params = build_initialize(LATEST_LEGACY, "mcpv-node", VERSION)
-        # The start as a whole has its own bound, which comes first.
-        self._ask_server(INITIALIZE, params, self._on_initialized, timeout=self._spec.start_timeout_seconds)
-
-    def _on_initialized(self, reply: Message | None) -> None:
-        if self._phase is not Phase.HANDSHAKING or reply is None:
-            return
-        if not isinstance(reply, Success):
-            error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else "?"
-            self._begin_stop(f"refused the handshake: {error[:500]}")
-            return
-        try:
-            hello = parse_initialize_result(reply.result)
-        except RemoteProtocolError as error:
-            self._begin_stop(f"handshake failed: {error}")
-            return
-        self._send(encode_notification(INITIALIZED))
-        self._become_ready(hello)
+        self._opening.begin()
 
     def _become_ready(self, hello: ServerHello) -> None:
+        if self._phase is not Phase.HANDSHAKING:
+            return
         if self._start_timer is not None:
             self._start_timer.cancel()
-        self._enter(Phase.READY)
         self._hello = hello
+        self._enter(Phase.READY)
         self._owner.tell(InstanceReady(self._id, hello))
+        self._on_ready()
+        self._watching.begin(hello)
         self._lists.begin(hello)
         self._to_read = frozenset(KINDS)
         self._list_timer = self.after(LIST_DELAY, ListNow())
         if self._node.settings.refresh_seconds:
             self.after(self._node.settings.refresh_seconds, Poll())
         self._pings.begin(self._id)
-        if self._spec.limits.memory_mb is not None:
-            self.after(stagger(self._id, look_interval(self._spec)), LookAtMemory())
 
     @handles(StartTimedOut)
     def _on_start_timed_out(self, _message: StartTimedOut) -> None:
@@ -287,11 +290,10 @@ class Instance(LoopActor[None]):
 
     @answers(Call)
     def _on_call(self, request: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
-        process = self._process
-        if self._phase is not Phase.READY or process is None:
+        if self._phase is not Phase.READY:
             return self._failed(Reason.STOPPING, "the instance is stopping", executed="no")
-        if process.unsent > MAX_UNSENT:
-            return self._failed(Reason.OVERLOADED, "the server does not read its input", executed="no")
+        if (unread := self._unread) is not None:
+            return self._failed(Reason.OVERLOADED, unread, executed="no")
         earlier = self._pending.of_lease(request.lease)
         if earlier is not None:
             raise ValueError(f"lease {request.lease} has a call in flight already")
@@ -299,19 +301,79 @@ class Instance(LoopActor[None]):
         call = PendingCall(
             id=self._take_id(),
             lease=request.lease,
+            client=request.caller.turn or request.caller.key,
             reply=self.defer(),
-            on_progress=request.on_progress,
+            on_event=request.on_event,
             sent_at=now,
             idle_until=now + self._spec.call_timeout_seconds,
             deadline=request.deadline,
         )
+        self._set_log_level(request.log_level)
+        params = params_for_back(
+            request.method,
+            request.params,
+            meta=self._meta_for(request),
+            progress_token=call.id if request.wants_progress else None,
+            name=request.name,
+        )
         self._pending.add(call)
-        token = None if request.on_progress is None else call.id
-        self._send(encode_request(call.id, request.method, request.params_to_send(token)))
+        self._transmit_request(
+            call.id, request.method, encode_request(call.id, request.method, params), request.headers
+        )
         self._arm_sweep(call.ends_at)
+        self._asks.on_call(call)
         if self._list_timer is not None:
             self._read_lists()
         return call.reply
+
+    def _meta_for(self, request: Call) -> BackMeta | None:
+        """What a modern server is told of the client."""
+        if self._hello is None or not self._is_modern:
+            return None
+        return BackMeta(
+            version=self._hello.version,
+            capabilities=capabilities_of(request.caller.profile),
+            client_info=request.caller.info,
+            log_level=request.log_level,
+        )
+
+    def _set_log_level(self, wanted: str | None) -> None:
+        """A server of the older era has one level for everybody: the least severe that anybody wants."""
+        if wanted is None or self._hello is None or self._is_modern or not self._hello.capabilities.logging:
+            return
+        level = lowest_level([one for one in (self._log_level, wanted) if one is not None])
+        if level is not None and level != self._log_level:
+            self._log_level = level
+            self._ask_own(SET_LEVEL, msgspec.json.encode({"level": level}), lambda _reply, _status: None)
+
+    @handles(AnswerAsk)
+    def _on_answer_ask(self, message: AnswerAsk) -> None:
+        call = self._asks.answer(message.number, message.answer)
+        if call is not None and call.abandoned_until is None:
+            # The server has the word again, and its time begins.
+            call.idle_until = self._now + self._spec.call_timeout_seconds
+            self._arm_sweep(call.ends_at)
+
+    def _claim(self, client: str) -> None:
+        """The server has asked something of this client, whose it is from now on."""
+        if self._lane.owner != client:
+            self._lane = Lane(self._lane.profile, client)
+            self._owner.tell(InstanceAsked(self._id, client))
+
+    @handles(TellServer)
+    def _on_tell_server(self, message: TellServer) -> None:
+        if self._phase is Phase.READY and not self._is_modern:
+            self._transmit(encode_notification(message.method, message.params))
+
+    @answers(WatchResources)
+    def _on_watch_resources(
+        self, message: WatchResources
+    ) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
+        if self._phase is not Phase.READY:
+            return self._failed(Reason.STOPPING, "the instance is stopping", executed="no")
+        deferred: Deferred[Answer | CallFailed] = self.defer()
+        self._watching.watch(message.uris, deferred.answer)
+        return deferred
 
     @handles(CancelCall)
     def _on_cancel_call(self, message: CancelCall) -> None:
@@ -353,13 +415,15 @@ class Instance(LoopActor[None]):
     def _abandon(self, call: PendingCall, reason: str) -> None:
         """Nobody waits for it any more; its slot is free when the server says so, or is replaced."""
         call.abandoned_until = self._now + self._spec.drain_timeout_seconds
-        call.on_progress = None
-        self._send(encode_notification("notifications/cancelled", cancelled(call.id, reason)))
+        call.on_event = None
+        self._asks.on_call_over(call)
+        self._withdraw(call.id, reason)
         self._owner.tell(CallAbandoned(call.lease))
         self._arm_sweep(call.abandoned_until)
 
     def _finish_call(self, call: PendingCall, outcome: Answer) -> None:
         self._pending.remove(call)
+        self._asks.on_call_over(call)
         if call.abandoned_until is None:
             call.reply.answer(outcome)
         else:
@@ -383,33 +447,25 @@ class Instance(LoopActor[None]):
                 executed="no" if executed == "no" else "unknown",
                 called_seconds=0.0 if call is None else self._now - call.sent_at,
                 last_exit=self._wire_exit(),
-                stderr=self._stderr.last(STDERR_LINES),
+                stderr=self._stderr_lines(),
             ),
             slot_held,
         )
 
     def _wire_exit(self) -> LastExit | None:
-        status = self._exit_status
-        if status is None:
+        detail = self._exit_detail()
+        if detail is None:
             return None
-        return LastExit(status.code, status.signal, rfc3339(self._node.clock.wall()))
+        return LastExit(detail.code, detail.signal, rfc3339(self._node.clock.wall()))
 
     # --- what the server sends ------------------------------------------------------------------
 
-    @handles(Stdout)
-    def _on_stdout(self, message: Stdout) -> None:
-        for item in self._framer.feed(message.data):
-            match item:
-                case Line(data=data):
-                    self._on_line(data)
-                case Overlong(size=size, head=head):
-                    self._bad_lines.on_bad_line(head, f"a line of more than {size} bytes")
-
-    def _on_line(self, line: bytes) -> None:
+    def _on_message(self, data: bytes, *, stream: int | None = None) -> None:
+        """One message; `stream` is the request on whose own stream it came, where there is such a thing."""
         try:
-            message = parse_message(line, depth=self._node.settings.limits.depth)
+            message = parse_message(data, depth=self._node.settings.limits.depth)
         except EnvelopeError as error:
-            self._bad_lines.on_bad_line(line, error.message)
+            self._bad_lines.on_bad_line(data, error.message)
             return
         self._pings.heard = True
         match message:
@@ -417,16 +473,20 @@ class Instance(LoopActor[None]):
                 self._on_reply(message)
             case WireRequest():
                 self._bad_lines.on_good_line()
-                self._on_server_request(message)
+                self._asks.on_request(message, call=self._call_of(stream))
             case Notification():
                 self._bad_lines.on_good_line()
-                self._on_notification(message)
+                self._on_notification(message, self._call_of(stream))
+
+    def _call_of(self, stream: int | None) -> PendingCall | None:
+        call = None if stream is None else self._pending.get(stream)
+        return None if call is None or call.abandoned_until is not None else call
 
     def _on_reply(self, reply: Success | Failure) -> None:
         number = our_id(reply.id)
         if number is None:
             return
-        if self._own.on_reply(number, reply):
+        if self._own.on_reply(number, reply) or self._watching.on_reply(number, reply):
             return  # a list or a ping: it says nothing about how calls are answered
         self._bad_lines.on_good_line()
         call = self._pending.get(number)
@@ -437,23 +497,24 @@ class Instance(LoopActor[None]):
         else:
             self._finish_call(call, Answer(error=keep(reply.error)))
 
-    def _on_server_request(self, request: WireRequest) -> None:
-        if request.method == "ping":
-            self._send(encode_success(request.id, b"{}"))
-        else:
-            self._send(
-                encode_failure(
-                    request.id,
-                    code=METHOD_NOT_FOUND,
-                    message=f"{request.method} is not offered by this client",
-                )
-            )
-
-    def _on_notification(self, message: Notification) -> None:
-        if message.method == "notifications/progress":
+    def _on_notification(self, message: Notification, call: PendingCall | None) -> None:
+        if message.method == PROGRESS:
             self._on_progress(message.params)
         elif (kind := CHANGED.get(message.method)) is not None:
             self._on_list_changed(kind)
+        elif message.method == RESOURCE_UPDATED:
+            self._on_resource_updated(message.params)
+        elif message.method == ACKNOWLEDGED:
+            self._watching.on_acknowledged(message.params)
+        elif message.method == CANCELLED:
+            self._on_cancelled(message.params)
+        else:
+            # Whose it is only its stream says, or that nobody else has calls in flight. Else it is nobody's: what a
+            # server says of one client's call must not reach another.
+            call = call or self._pending.only_clients()
+            if call is not None and call.on_event is not None:
+                params = None if message.params is None else keep(message.params)
+                call.on_event(Noted(message.method, params))
 
     def _on_progress(self, params: Raw | None) -> None:
         try:
@@ -465,8 +526,23 @@ class Instance(LoopActor[None]):
         if call is None or call.abandoned_until is not None or params is None:
             return
         call.idle_until = self._now + self._spec.call_timeout_seconds
-        if call.on_progress is not None:
-            call.on_progress(keep(params))
+        if call.on_event is not None:
+            call.on_event(Progressed(keep(params)))
+
+    def _on_cancelled(self, params: Raw | None) -> None:
+        try:
+            self._asks.on_withdrawn(parse_cancelled(params))
+        except RemoteProtocolError as error:
+            self._log.debug("a cancellation that cannot be read: {}", error)
+
+    def _on_resource_updated(self, params: Raw | None) -> None:
+        try:
+            plain = untag_notification(params) or b"{}"
+            uri = msgspec.json.decode(plain, type=_Updated).uri
+        except (RemoteProtocolError, msgspec.DecodeError) as error:
+            self._log.debug("an updated resource that cannot be read: {}", error)
+            return
+        self._node.watches.tell(ResourceUpdated(self._spec_key, self._id, uri, plain))
 
     @handles(StillBad)
     def _on_still_bad(self, message: StillBad) -> None:
@@ -474,6 +550,7 @@ class Instance(LoopActor[None]):
 
     def _fail_bad_reply(self, call: PendingCall, why: str) -> None:
         self._pending.remove(call)
+        self._asks.on_call_over(call)
         if call.abandoned_until is None:
             call.reply.answer(self._failed(Reason.BAD_REPLY, why, call=call))
         else:
@@ -487,11 +564,13 @@ class Instance(LoopActor[None]):
     @answers(Describe)
     def _on_describe(self, _request: Describe) -> InstanceFacts:
         return InstanceFacts(
-            pid=None if self._process is None else self._process.pid,
-            ready=self._phase is Phase.READY,
+            pid=self._pid(),
+            hello=self._hello if self._phase is Phase.READY else None,
             stopping=self._phase is Phase.STOPPING or self._retiring is not None,
             busy=tuple(call.lease for call in self._pending if call.abandoned_until is None),
             abandoned=tuple(call.lease for call in self._pending if call.abandoned_until is not None),
+            profile=self._lane.profile,
+            owner=self._lane.owner,
         )
 
     @handles(PingTurn)
@@ -500,34 +579,9 @@ class Instance(LoopActor[None]):
             self._pings.on_turn()
 
     def _ping_server(self, then: Then) -> None:
-        self._ask_server(PING, None, then, timeout=self._spec.ping_timeout_seconds)
-
-    @handles(LookAtMemory)
-    def _on_look_at_memory(self, _message: LookAtMemory) -> None:
-        if self._process is not None and self._phase is Phase.READY:
-            # On a thread: it reads the table of all processes of the machine. No look begins before this one ends.
-            self.run(asyncio.to_thread(group_rss_bytes, self._process.pgid), MemorySeen)
-
-    @handles(MemorySeen)
-    def _on_memory_seen(self, message: MemorySeen) -> None:
-        allowed = self._spec.limits.memory_mb
-        if allowed is None or self._phase is not Phase.READY:
-            return
-        match message.used:
-            case None:
-                self._log.warning(
-                    "a limit is not in force: memoryMB {} is not supported on this system", allowed
-                )
-                return
-            case Exception() as error:
-                # Out of descriptors, most likely: the next look may succeed.
-                self._log.warning("what the group uses could not be read: {}", error)
-            case int(used):
-                problem = complaint(used, allowed_mb=allowed)
-                if problem is not None:
-                    self._retire(problem)
-                    return
-        self.after(look_interval(self._spec), LookAtMemory())
+        # The modern era has no ping; what every server has to answer in it does as well.
+        method = DISCOVER if self._is_modern else PING
+        self._ask_server(method, self._own_params(None), then, timeout=self._spec.ping_timeout_seconds)
 
     # --- lists ----------------------------------------------------------------------------------
 
@@ -578,24 +632,6 @@ class Instance(LoopActor[None]):
         self._stop_asked = True
         self._begin_stop(reason)
 
-    @handles(StdoutClosed)
-    def _on_stdout_closed(self, _message: StdoutClosed) -> None:
-        if self._phase is not Phase.STOPPING:
-            self.after(EXIT_PATIENCE, StillOpenEnded())
-
-    @handles(StillOpenEnded)
-    def _on_still_open_ended(self, _message: StillOpenEnded) -> None:
-        if self._phase is not Phase.STOPPING:
-            self._retire("closed its stdout")
-
-    @handles(Exited)
-    def _on_exited(self, message: Exited) -> None:
-        self._exit_status = message.status
-        if self._phase is not Phase.STOPPING:
-            self._begin_stop(describe_exit(message.status, was_ready=self._phase is Phase.READY))
-        elif not self._stop_asked:
-            self._tell_end(was_ready=self._was_ready)
-
     def _retire(self, why: str) -> None:
         """It is broken, which counts like a crash: have it replaced, and stop it."""
         if self._phase is Phase.READY and self._retiring is None:
@@ -619,7 +655,7 @@ class Instance(LoopActor[None]):
             self._begin_stop(self._retiring)
 
     def _begin_stop(self, why: str) -> None:
-        """From here on nothing is taken; the calls in flight end, then the process does."""
+        """From here on nothing is taken; the calls in flight end, then the session does."""
         if self._phase is Phase.STOPPING:
             return
         was_ready = self._was_ready = self._phase is Phase.READY
@@ -632,32 +668,13 @@ class Instance(LoopActor[None]):
                 call.reply.answer(self._failed(reason, why, call=call))
         self._lists.abandon(why)
         self._own.clear()
-        if self._exit_status is not None:
+        if self._exit_detail() is not None:
             self._tell_end(was_ready=was_ready)
-        process = self._process
-        if process is None:
-            self._tell_end(was_ready=was_ready)
-            self.exit(Shutdown() if self._stop_asked else Normal())
-            return
-        self.run(
-            stop_process(
-                process, grace=self._spec.stop_grace_seconds, term_grace=TERM_GRACE, clock=self._node.clock
-            ),
-            Stopped,
-        )
+        if self._close():
+            self._on_closed()
 
-    @handles(Stopped)
-    def _on_stopped(self, message: Stopped) -> None:
-        if isinstance(message.outcome, Exception):
-            raise message.outcome
-        process = self._process
-        assert process is not None
-        if message.outcome.survivors:
-            self._log.error("processes {} could not be ended", message.outcome.survivors)
-        else:
-            self._guard.tell(StrikeOff(process.pgid))
-        process.close()
-        self._process = None
+    def _on_closed(self) -> None:
+        """Nothing of the session is left."""
         self._tell_end(was_ready=self._was_ready)
         self.exit(Shutdown() if self._stop_asked else Normal())
 
@@ -666,13 +683,20 @@ class Instance(LoopActor[None]):
         if self._told_end:
             return
         self._told_end = True
-        status = self._exit_status
-        detail = None if status is None else ExitDetail(status.code, status.signal)
-        stderr = self._stderr.last(STDERR_LINES)
+        detail, stderr = self._exit_detail(), self._stderr_lines()
         if was_ready or self._stop_asked:
             self._owner.tell(InstanceExited(self._id, self._stop_asked, self._end_message, detail, stderr))
         else:
-            self._owner.tell(InstanceFailed(self._id, self._end_message, False, detail, stderr))
+            self._owner.tell(
+                InstanceFailed(
+                    self._id,
+                    self._end_message,
+                    False,
+                    detail,
+                    stderr,
+                    while_probing=self._opening.is_probing,
+                )
+            )
 
     def _fail_start(self, message: str, *, fatal: bool) -> None:
         self._phase = Phase.STOPPING
@@ -680,20 +704,7 @@ class Instance(LoopActor[None]):
         self._owner.tell(InstanceFailed(self._id, message, fatal))
         self.exit(Normal())
 
-    def on_exit(self, reason: ExitReason) -> None:
-        """Whatever this actor's end was, its processes end too; the ledger keeps them until they have."""
-        process = self._process
-        if process is not None:
-            self._process = None
-            system = self._node.system
-            system.keep(system.loop.create_task(end_orphaned(process, self._guard, self._node)))
-
     # --- small parts ----------------------------------------------------------------------------
-
-    @handles(Stderr)
-    def _on_stderr(self, message: Stderr) -> None:
-        for line in self._stderr_allowance.admit(self._stderr.feed(message.data), self._now):
-            self._log.debug("stderr: {}", line)
 
     def _enter(self, phase: Phase, reason: str | None = None) -> None:
         before, self._phase = self._phase, phase
@@ -711,8 +722,29 @@ class Instance(LoopActor[None]):
         self._next_id += 1
         return number
 
-    def _ask_for_list(self, method: str, params: bytes | None, then: Then) -> None:
-        self._ask_server(method, params, then, timeout=self._spec.call_timeout_seconds)
+    def _ask_for_list(
+        self, method: str, params: bytes | None, then: Callable[[Message | None], None]
+    ) -> None:
+        self._ask_server(
+            method,
+            self._own_params(params),
+            lambda reply, _status: then(reply),
+            timeout=self._spec.call_timeout_seconds,
+        )
+
+    def _ask_own(self, method: str, params: bytes | None, then: Then) -> None:
+        self._ask_server(method, self._own_params(params), then, timeout=self._spec.call_timeout_seconds)
+
+    def _open_stream(self, method: str, params: bytes) -> int:
+        number = self._take_id()
+        self._transmit_request(number, method, encode_request(number, method, self._own_params(params)))
+        return number
+
+    def _own_params(self, params: bytes | None) -> bytes | None:
+        """What we ask on our own account."""
+        if self._hello is None or not self._is_modern:
+            return params
+        return params_for_back("", params, meta=own_meta(self._hello.version, self._lane.profile))
 
     def _ask_server(self, method: str, params: bytes | None, then: Then, *, timeout: float) -> None:
         """A request of our own; `then` runs in this actor when the reply comes, with None if none does."""
@@ -722,10 +754,6 @@ class Instance(LoopActor[None]):
     def _on_unanswered(self, message: Unanswered) -> None:
         self._own.on_unanswered(message.number)
 
-    def _send(self, line: bytes) -> None:
-        if self._process is not None:
-            self._process.write(line + b"\n")
-
     def _arm_sweep(self, moment: float) -> None:
         if moment >= self._sweep_at:
             return
@@ -733,3 +761,7 @@ class Instance(LoopActor[None]):
             self._sweep.cancel()
         self._sweep_at = moment
         self._sweep = self.after(max(0.0, moment - self._now), Sweep())
+
+
+class _Updated(msgspec.Struct):
+    uri: str

@@ -4,23 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NewType, TypeAlias
 
 from msgspec import Raw, Struct
 
-from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.callers import EMPTY_PROFILE, Caller, ClientProfile
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import InstanceId, LeaseId
 from mcpv_node.actors.snapshot import Kind
-from mcpv_node.protocol import CallFailure, Listed, Rejected, ServerHello, params_for_back
+from mcpv_node.protocol import CallFailure, Listed, Rejected, ServerHello
 from mcpv_node.settings import SpecKey
+
+# Something a server asks of a client, as its instance counts them.
+AskNumber = NewType("AskNumber", int)
 
 
 class Answer(Struct, frozen=True):
-    """The server's own reply, payload bytes untouched: either a result or a JSON-RPC error object."""
+    """A peer's own reply, payload bytes untouched: either a result or a JSON-RPC error object."""
 
-    result: Raw | None = None
-    error: Raw | None = None
+    result: Raw | bytes | None = None
+    error: Raw | bytes | None = None
 
 
 class CallFailed(Struct, frozen=True):
@@ -34,29 +37,68 @@ class CallFailed(Struct, frozen=True):
     slot_held: bool = False
 
 
+# --- what comes before a reply ------------------------------------------------------------------
+
+
+class Progressed(Struct, frozen=True):
+    """`notifications/progress` of this call: its params as the server sent them."""
+
+    params: Raw
+
+
+class Noted(Struct, frozen=True):
+    """Another notification that belongs to this call, such as a log message."""
+
+    method: str
+    params: Raw | None
+
+
+class Asked(Struct, frozen=True):
+    """The server wants something of the client before it goes on; `AnswerAsk` brings it."""
+
+    number: AskNumber
+    method: str
+    params: Raw | None
+
+
+class AskWithdrawn(Struct, frozen=True):
+    """The server does not want it any more."""
+
+    number: AskNumber
+
+
+CallEvent: TypeAlias = Progressed | Noted | Asked | AskWithdrawn
+
+
+# --- what an instance hears ---------------------------------------------------------------------
+
+
 class Call(Request[Answer | CallFailed], Struct, frozen=True):
     """Send one request to the server and wait for its reply.
 
-    `params` are the client's own bytes; `name` is the server's own name for what they name, where that is another, and
-    the progress token is the instance's when `on_progress` is given, else there is none. `deadline` (monotonic) is the absolute end of the call;
-    the idle limit is the server type's own and is reset by progress. `on_progress` gets the params of each
-    `notifications/progress` as sent by the server, on the loop's thread; it must not block or raise.
+    `params` are the client's own bytes; `name` is the server's own name for what they name, where that is another.
+    `deadline` (monotonic) is the absolute end of the call; the idle limit is the server type's own and is reset by
+    progress. `on_event` gets what comes before the reply, on the loop's thread; it must not block or raise. A
+    progress token is the instance's own, and is sent when `wants_progress`.
     """
 
     lease: LeaseId
+    caller: Caller
     method: str
     params: bytes | Raw | None
     deadline: float
     name: str | None = None
-    on_progress: Callable[[Raw], None] | None = None
+    on_event: Callable[[CallEvent], None] | None = None
+    wants_progress: bool = False
+    log_level: str | None = None  # the least severe log message its client wants; None: none at all
+    headers: tuple[tuple[str, str], ...] = ()  # mirrored from the params, for servers behind HTTP
 
-    def params_to_send(self, progress_token: int | None) -> bytes | Raw | None:
-        """The params under the server's names and our token; all else is the client's bytes."""
-        if self.params is None:
-            return None
-        return params_for_back(
-            self.method, self.params, meta=None, progress_token=progress_token, name=self.name
-        )
+
+class AnswerAsk(Struct, frozen=True):
+    """What the client says to something the server has asked."""
+
+    number: AskNumber
+    answer: Answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +107,14 @@ class CancelCall:
 
     lease: LeaseId
     reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TellServer:
+    """Send the server a notification of its client's, as it is."""
+
+    method: str
+    params: Raw | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,10 +129,12 @@ class InstanceFacts:
     """What an instance is and does: enough for a server type that has lost its state to go on with it."""
 
     pid: int | None
-    ready: bool
+    hello: ServerHello | None  # once it is ready
     stopping: bool
     busy: tuple[LeaseId, ...]  # calls that somebody waits for
     abandoned: tuple[LeaseId, ...]  # calls nobody waits for, which the server has not answered
+    profile: ClientProfile = EMPTY_PROFILE
+    owner: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +147,16 @@ class ReadLists:
     """Read all lists again, now."""
 
 
-InstanceMessage: TypeAlias = Call | CancelCall | StopInstance | Describe | ReadLists
+@dataclass(frozen=True, slots=True)
+class WatchResources(Request[Answer | CallFailed]):
+    """Have the server tell of every change of these resources, and of no others; answered by the server."""
+
+    uris: frozenset[str]
+
+
+InstanceMessage: TypeAlias = (
+    Call | AnswerAsk | CancelCall | TellServer | StopInstance | Describe | ReadLists | WatchResources
+)
 
 
 # --- what an instance tells its server type -----------------------------------------------------
@@ -126,14 +187,26 @@ class InstanceReady:
 
 
 @dataclass(frozen=True, slots=True)
+class InstanceAsked:
+    """The server has asked something of this client, so what it does from here on may depend on that client."""
+
+    instance_id: InstanceId
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
 class InstanceFailed:
-    """The start did not succeed. `fatal`: trying again cannot help until something is changed."""
+    """The start did not succeed. `fatal`: trying again cannot help until something is changed.
+
+    `while_probing`: it ended when it was asked for its era, which it may not be asked again.
+    """
 
     instance_id: InstanceId
     message: str
     fatal: bool
     exit: ExitDetail | None = None
     stderr: tuple[str, ...] = ()
+    while_probing: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,3 +268,16 @@ class ListsFailed:
     profile: ClientProfile
     instance_id: InstanceId
     message: str
+
+
+# --- what an instance tells whoever watches resources -------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceUpdated:
+    """The server says that a resource has changed: the params of its notification."""
+
+    spec_key: SpecKey
+    instance_id: InstanceId
+    uri: str
+    params: bytes

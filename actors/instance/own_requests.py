@@ -9,8 +9,8 @@ from typing import TypeAlias
 from mcpv_node.actors.kernel import Timer
 from mcpv_node.protocol import Failure, Message, Success, encode_request
 
-# Called with the reply, or with None when there was none in time.
-Then: TypeAlias = Callable[[Message | None], None]
+# Called with the reply, or with None when there was none: in time, or with the HTTP status that came instead.
+Then: TypeAlias = Callable[[Message | None, int | None], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,12 @@ class _OwnRequest:
 class OwnRequests:
     """See the module. Part of an Instance: `time_over` comes back with `on_unanswered` after so many seconds."""
 
-    def __init__(self, *, send: Callable[[bytes], None], time_over: Callable[[float, int], Timer]) -> None:
+    def __init__(
+        self,
+        *,
+        send: Callable[[int, str, bytes], None],
+        time_over: Callable[[float, int], Timer],
+    ) -> None:
         self._send = send
         self._time_over = time_over
         self._requests: dict[int, _OwnRequest] = {}
@@ -33,22 +38,22 @@ class OwnRequests:
     def ask(self, number: int, method: str, params: bytes | None, then: Then, *, timeout: float) -> None:
         """Send one."""
         self._requests[number] = _OwnRequest(then, self._time_over(timeout, number))
-        self._send(encode_request(number, method, params))
+        self._send(number, method, encode_request(number, method, params))
 
-    def on_reply(self, number: int, reply: Success | Failure) -> bool:
+    def on_reply(self, number: int, reply: Success | Failure | None, status: int | None = None) -> bool:
         """Tell whether this was a reply to one of them; if so, it has been taken."""
         own = self._requests.pop(number, None)
         if own is None:
             return False
         own.end.cancel()
-        own.then(reply)
+        own.then(reply, status)
         return True
 
     def on_unanswered(self, number: int) -> None:
         """Its time is over."""
         own = self._requests.pop(number, None)
         if own is not None:
-            own.then(None)
+            own.then(None, None)
 
     def clear(self) -> None:
         """Nobody wants the replies any more."""

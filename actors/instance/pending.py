@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from msgspec import Raw, Struct
+from msgspec import Struct
 
 from mcpv_node.actors.kernel import Deferred
 from mcpv_node.actors.leases import LeaseId
 
-from .messages import Answer, CallFailed
+from .messages import Answer, AskNumber, CallEvent, CallFailed
 
 
 class PendingCall(Struct, eq=False):
@@ -21,19 +21,22 @@ class PendingCall(Struct, eq=False):
 
     id: int
     lease: LeaseId
+    client: str  # whose call it is: a session, or a client that has none
     reply: Deferred[Answer | CallFailed]
-    on_progress: Callable[[Raw], None] | None
+    on_event: Callable[[CallEvent], None] | None
     sent_at: float
     idle_until: float  # moved by progress
     deadline: float
     abandoned_until: float | None = None
+    # What the server waits for on this call's account. Meanwhile its silence is not its own.
+    asks: frozenset[AskNumber] = frozenset()
 
     @property
     def ends_at(self) -> float:
         """The next moment at which something must be done about it."""
         if self.abandoned_until is not None:
             return self.abandoned_until
-        return min(self.idle_until, self.deadline)
+        return self.deadline if self.asks else min(self.idle_until, self.deadline)
 
 
 class PendingCalls:
@@ -66,6 +69,11 @@ class PendingCalls:
     def awaited(self) -> list[PendingCall]:
         """Those somebody still waits for."""
         return [call for call in self._by_id.values() if call.abandoned_until is None]
+
+    def only_clients(self) -> PendingCall | None:
+        """The call that something unrelated must belong to: the oldest, where all are one client's."""
+        awaited = self.awaited()
+        return awaited[0] if len({call.client for call in awaited}) == 1 else None
 
     def due(self, now: float) -> list[PendingCall]:
         return [call for call in self._by_id.values() if call.ends_at <= now]

@@ -119,7 +119,7 @@ class Pings:
         self.heard = False
         self._ping(self._on_ping_over)
 
-    def _on_ping_over(self, reply: Message | None) -> None:
+    def _on_ping_over(self, reply: Message | None, _status: int | None) -> None:
         self._is_under_way = False
         heard = self.heard or reply is not None
         finding = decide_after_ping(

@@ -22,6 +22,7 @@ from mcpv_node.actors.instance.messages import (
     CallAbandoned,
     Describe,
     ExitDetail,
+    InstanceAsked,
     InstanceExited,
     InstanceFacts,
     InstanceFailed,
@@ -30,6 +31,7 @@ from mcpv_node.actors.instance.messages import (
     InstanceRetiring,
     InstanceStarting,
     StopInstance,
+    TellServer,
 )
 from mcpv_node.actors.kernel import (
     Deferred,
@@ -43,7 +45,7 @@ from mcpv_node.actors.kernel import (
     handles,
 )
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, StartCause
-from mcpv_node.protocol import CallFailure, Reason
+from mcpv_node.protocol import CallFailure, Reason, ServerHello
 from mcpv_node.protocol import LastExit as WireExit
 from mcpv_node.settings import ServerGroup, ServerName
 from mcpv_node.telemetry import EventKind, rfc3339
@@ -54,6 +56,7 @@ from .messages import (
     Activation,
     CallCounts,
     CallEnded,
+    ClientSaid,
     DrainNow,
     InstanceReport,
     InstanceState,
@@ -73,7 +76,7 @@ from .messages import (
 # As many lines as `why` shows; the instance keeps a longer ring while it lives.
 STDERR_LINES = 20
 
-StartInstance = Callable[[InstanceId], Handle[InstanceMessage]]
+StartInstance = Callable[[InstanceId, Lane, bool], Handle[InstanceMessage]]
 
 # Every instance of this server type that exists, whoever started it.
 LiveInstances = Callable[[], Iterable[tuple[InstanceId, Handle[InstanceMessage]]]]
@@ -96,7 +99,7 @@ class Peer:
     started_at: datetime
     asked_at: float
     pid: int | None = None
-    era: str | None = None
+    hello: ServerHello | None = None
 
 
 class Estate(Struct, frozen=True):
@@ -110,10 +113,15 @@ class Estate(Struct, frozen=True):
     start_cause: StartCause | None = None
     last_exit: LastExit | None = None
     stderr: tuple[str, ...] = ()
+    shuns_probe: bool = False  # the last start ended while it was asked for its era: some take that badly
 
 
 class ServerType(LoopActor[Estate]):
-    """See the module. `start_instance` has a new Instance started under its supervisor and names it."""
+    """See the module.
+
+    `start_instance` has a new Instance started under its supervisor and names it; it is told the lane, and whether the
+    server may be asked for its era.
+    """
 
     def __init__(
         self,
@@ -187,10 +195,19 @@ class ServerType(LoopActor[Estate]):
         if peer is None:
             return
         match message.outcome:
-            case InstanceFacts(stopping=False, ready=ready, busy=busy, abandoned=abandoned, pid=pid):
-                self._note(message.instance_id, pid=pid, era=Era.LEGACY if ready else None)
-                found = facts.Found(message.instance_id, StartCause.TOOL_CALL, ready, busy, abandoned)
-                self._decide(found)
+            case InstanceFacts(stopping=False) as known:
+                self._note(message.instance_id, pid=known.pid, hello=known.hello)
+                self._decide(
+                    facts.Found(
+                        message.instance_id,
+                        StartCause.TOOL_CALL,
+                        known.hello is not None,
+                        known.busy,
+                        known.abandoned,
+                        Lane(known.profile, known.owner),
+                        known.hello is not None and known.hello.era == "modern",
+                    )
+                )
             case _:
                 peer.handle.tell(StopInstance("its server type has restarted without it"))
                 self._decide(facts.Retired(message.instance_id, at_fault=False))
@@ -230,6 +247,7 @@ class ServerType(LoopActor[Estate]):
                 caller.turn,
                 caller.key,
                 SHARED_LANE if caller.profile == EMPTY_PROFILE else Lane(caller.profile),
+                request.instance,
             )
         )
         return deferred
@@ -312,6 +330,14 @@ class ServerType(LoopActor[Estate]):
         self._policy = Policy.of(message.spec)
         self._decide(facts.Woken())
 
+    @handles(ClientSaid)
+    def _on_client_said(self, message: ClientSaid) -> None:
+        params = None if message.params is None else message.params.copy()
+        for it in self._kept.state.instances:
+            peer = self._kept.peers.get(it.id)
+            if peer is not None and it.serves and it.lane.owner == message.client:
+                peer.handle.tell(TellServer(message.method, params))
+
     @handles(Tick)
     def _on_tick(self, _message: Tick) -> None:
         self._wake = None
@@ -331,11 +357,11 @@ class ServerType(LoopActor[Estate]):
         peer = self._kept.peers.get(message.instance_id)
         if peer is None:
             return
-        self._note(message.instance_id, era=Era.LEGACY)
+        self._note(message.instance_id, hello=message.hello)
         metrics = self._node.metrics
         metrics.instance_start_seconds(self._name).observe(self._now - peer.asked_at)
         metrics.instance_starts_total(self._name, self._cause_of(message.instance_id), "ok").inc()
-        self._decide(facts.BecameReady(message.instance_id))
+        self._decide(facts.BecameReady(message.instance_id, any_lane=message.hello.era == "modern"))
 
     @handles(InstanceFailed)
     def _on_instance_failed(self, message: InstanceFailed) -> None:
@@ -344,8 +370,13 @@ class ServerType(LoopActor[Estate]):
         cause = self._cause_of(message.instance_id)
         self._node.metrics.instance_starts_total(self._name, cause, "failed").inc()
         self._forget(message.instance_id, message.exit, message.stderr)
+        self.estate = replace(self._kept, shuns_probe=message.while_probing)
         self._tell_exit(message.instance_id, message.message)
         self._decide(facts.StartFailed(message.instance_id, message.message, message.fatal, random.random()))
+
+    @handles(InstanceAsked)
+    def _on_instance_asked(self, message: InstanceAsked) -> None:
+        self._decide(facts.Owned(message.instance_id, message.client))
 
     @handles(InstanceRetiring)
     def _on_instance_retiring(self, message: InstanceRetiring) -> None:
@@ -411,7 +442,9 @@ class ServerType(LoopActor[Estate]):
         deferred = self._parked.pop(grant.lease, None)
         if deferred is not None:
             peer = self._kept.peers[grant.id]
-            deferred.answer(Lease(grant.lease, grant.id, peer.handle, grant.queued, grant.started))
+            hello = peer.hello
+            assert hello is not None  # nobody is seated before the handshake
+            deferred.answer(Lease(grant.lease, grant.id, peer.handle, grant.queued, grant.started, hello))
 
     def _refuse(self, refusal: facts.Refuse) -> None:
         kept = self._kept
@@ -437,7 +470,8 @@ class ServerType(LoopActor[Estate]):
     def _start(self, start: facts.Start) -> None:
         kept = self._kept
         restarts = kept.state.failures > 0
-        peer = Peer(self._start_instance(start.id), self._node.clock.wall(), self._now)
+        handle = self._start_instance(start.id, start.lane, not kept.shuns_probe)
+        peer = Peer(handle, self._node.clock.wall(), self._now)
         self._monitors[self.watch(peer.handle.cell)] = start.id
         self._keep(
             peers=MappingProxyType({**kept.peers, start.id: peer}),
@@ -500,12 +534,14 @@ class ServerType(LoopActor[Estate]):
             start_cause=kept.start_cause if start_cause is None else start_cause,
         )
 
-    def _note(self, instance_id: InstanceId, *, pid: int | None = None, era: str | None = None) -> None:
+    def _note(
+        self, instance_id: InstanceId, *, pid: int | None = None, hello: ServerHello | None = None
+    ) -> None:
         kept = self._kept
         peer = kept.peers.get(instance_id)
         if peer is not None:
             known = dataclasses.replace(
-                peer, pid=peer.pid if pid is None else pid, era=peer.era if era is None else era
+                peer, pid=peer.pid if pid is None else pid, hello=peer.hello if hello is None else hello
             )
             self._keep(peers=MappingProxyType({**kept.peers, instance_id: known}))
 
@@ -574,7 +610,7 @@ class ServerType(LoopActor[Estate]):
             busy=len(it.busy) + len(it.abandoned),
             started_at=peer.started_at,
             idle_since=self._wall(it.idle_since) if it.idle_since is not None and it.is_idle else None,
-            era=peer.era,
+            era=None if peer.hello is None else (Era.MODERN if peer.hello.era == "modern" else Era.LEGACY),
             bindings=sum(binding.instance == it.id for binding in self._kept.state.bindings.values()),
         )
 

@@ -33,6 +33,7 @@ from .facts import (
     Grant,
     Instance,
     Lane,
+    Owned,
     Policy,
     Refuse,
     Released,
@@ -53,6 +54,7 @@ from .seating import (
     bound_instances,
     expire_bindings,
     find_seat,
+    fits,
     forget_instance,
     forget_turns,
     instance_of,
@@ -94,8 +96,11 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             state = _found(state, event, now)
             if not event.ready:
                 return state, actions  # others may be found next: nothing is started beside them meanwhile
-        case BecameReady():
-            state = _change(state, event.id, lambda it: _made_ready(it, now))
+        case BecameReady(any_lane=any_lane):
+            state = replace(state, any_lane=any_lane)
+            state = _change(state, event.id, lambda it: _made_ready(it, now, any_lane=any_lane))
+        case Owned(client=client):
+            state = _change(state, event.id, lambda it: replace(it, lane=replace(it.lane, owner=client)))
         case StartFailed():
             state = _start_failed(policy, state, event, now, actions)
         case Exited():
@@ -183,6 +188,7 @@ def _acquire(
             return state, True
     if any(waiter.lease == event.lease for waiter in state.waiters):
         return state, True
+    lane = _lane_for(policy, state, event)
     waiter = Waiter(
         event.lease,
         event.cause,
@@ -191,8 +197,9 @@ def _acquire(
         event.deadline,
         event.client or event.key,
         # A probe keeps no state in an instance, so it must not hold one that a caller could have.
-        "" if event.cause is StartCause.BOOTSTRAP else key_in_lane(event.key, event.lane),
-        event.lane,
+        "" if event.cause is StartCause.BOOTSTRAP else key_in_lane(event.key, lane),
+        lane,
+        event.instance,
     )
     refusal = _refusal(policy, state, waiter, now)
     if refusal is not None:
@@ -211,10 +218,20 @@ def _acquire(
     return join_queue(state, waiter), False
 
 
+def _lane_for(policy: Policy, state: State, event: AcquireAsked) -> Lane:
+    """The lane of who asks. There is one for all where requests say what their client can do, and where there
+    shall be one instance: it would be ended and started again with every client of another kind."""
+    return SHARED_LANE if state.any_lane or policy.strategy == "singleton" else event.lane
+
+
 def _refusal(
     policy: Policy, state: State, waiter: Waiter, now: float
 ) -> tuple[Reason, str, float | None] | None:
     """Why there is nothing to wait for, if so."""
+    if waiter.instance is not None:
+        held = instance_of(state, waiter.instance)
+        if held is None or not held.serves:
+            return Reason.INSTANCE_DIED, "the instance that this request goes on with is gone", None
     if state.held:
         return Reason.STOPPING, "an operator stopped this server; `server start` lifts it", None
     if state.draining:
@@ -275,11 +292,13 @@ def _found(state: State, event: Found, now: float) -> State:
         event.id,
         event.cause,
         now if known is None else known.asked_at,
+        event.lane,
         ready_at=ready_at,
         idle_since=ready_at,
         busy=event.busy,
         abandoned=event.abandoned,
         wanted=True,
+        any_lane=event.any_lane,
     )
     if known is not None:
         return put(state, replace(found, drain_until=known.drain_until, stopping=known.stopping))
@@ -467,7 +486,9 @@ def _starts_for_waiters(policy: Policy, state: State, now: float) -> list[tuple[
     new_keys: set[str] = set()
     is_sticky = policy.sticky
     for waiter in state.waiters:
-        if waiter.deadline <= now or (is_sticky and is_bound(policy, state, waiter)):
+        if waiter.deadline <= now or waiter.instance is not None:
+            continue
+        if is_sticky and is_bound(policy, state, waiter):
             continue
         if is_sticky and waiter.key:
             if waiter.key in new_keys:
@@ -516,8 +537,8 @@ def _room_at(policy: Policy, state: State) -> float | None:
 
 def _could_give_way(policy: Policy, state: State) -> list[Instance]:
     """Idle instances that none of the waiters can use."""
-    lanes = {waiter.lane for waiter in state.waiters if not is_bound(policy, state, waiter)}
-    if not lanes:
+    unbound = [waiter for waiter in state.waiters if not is_bound(policy, state, waiter)]
+    if not unbound:
         return []
     bound = bound_instances(state)
     return [
@@ -526,7 +547,10 @@ def _could_give_way(policy: Policy, state: State) -> list[Instance]:
         if it.serves
         and it.is_idle
         and it.idle_since is not None
-        and (lanes != {it.lane} or (policy.strategy == "exclusive" and it.id in bound))
+        and (
+            not all(fits(it, waiter) for waiter in unbound)
+            or (policy.strategy == "exclusive" and it.id in bound)
+        )
     ]
 
 
@@ -615,9 +639,11 @@ def _ready_reason(policy: Policy, state: State) -> str:
 # --- small parts --------------------------------------------------------------------------------
 
 
-def _made_ready(it: Instance, now: float) -> Instance:
+def _made_ready(it: Instance, now: float, *, any_lane: bool) -> Instance:
     """Ready, once: a second notice would make it younger than it is."""
-    return it if it.ready_at is not None else replace(it, ready_at=now, idle_since=now)
+    if it.ready_at is not None:
+        return it
+    return replace(it, ready_at=now, idle_since=now, any_lane=any_lane)
 
 
 def _spare(policy: Policy, state: State) -> int:

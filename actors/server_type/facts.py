@@ -76,7 +76,10 @@ class Policy(Struct, frozen=True):
 
 
 class Lane(Struct, frozen=True):
-    """Which clients an instance serves: those of one capability profile; `owner`: one session alone."""
+    """Which clients an instance serves: those of one capability profile; `owner`: one session alone.
+
+    Who asks for an instance has no owner in its lane: whose it will be shows when the server asks something back.
+    """
 
     profile: ClientProfile = EMPTY_PROFILE
     owner: str = ""
@@ -109,6 +112,7 @@ class Instance(Struct, frozen=True):
     drain_until: float | None = None
     stopping: bool = False
     at_fault: bool = False  # it stops because it misbehaved, not because it was told to
+    any_lane: bool = False  # it hears with each request what the client can do
 
     @property
     def serves(self) -> bool:
@@ -140,6 +144,7 @@ class Waiter(Struct, frozen=True):
     client: str = ""  # who takes turns with other clients
     key: str = ""  # what a sticky strategy binds
     lane: Lane = SHARED_LANE
+    instance: InstanceId | None = None  # this one and no other: it holds what the request goes on with
 
 
 class State(Struct, frozen=True):
@@ -156,6 +161,7 @@ class State(Struct, frozen=True):
     held: bool = False  # by an operator's stop
     draining: bool = False  # the node stops
     asked_up: bool = False  # an operator's start that no instance has answered yet
+    any_lane: bool = False  # its instances hear with each request what the client can do
     failures: int = 0  # in a row, since the last health
     failed_at: float | None = None
     next_try_at: float | None = None
@@ -177,6 +183,7 @@ class AcquireAsked(Struct, frozen=True):
     client: str = ""
     key: str = ""
     lane: Lane = SHARED_LANE
+    instance: InstanceId | None = None
 
 
 class Released(Struct, frozen=True):
@@ -200,10 +207,22 @@ class Found(Struct, frozen=True):
     ready: bool
     busy: tuple[LeaseId, ...] = ()
     abandoned: tuple[LeaseId, ...] = ()
+    lane: Lane = SHARED_LANE
+    any_lane: bool = False
 
 
 class BecameReady(Struct, frozen=True):
+    """`any_lane`: the server hears with each request what its client can do, so it serves all of them."""
+
     id: InstanceId
+    any_lane: bool = False
+
+
+class Owned(Struct, frozen=True):
+    """The server has asked something of this client: the instance is its alone from now on."""
+
+    id: InstanceId
+    client: str
 
 
 class StartFailed(Struct, frozen=True):
@@ -265,6 +284,7 @@ Event: TypeAlias = (
     | Abandoned
     | Found
     | BecameReady
+    | Owned
     | StartFailed
     | Exited
     | Retired

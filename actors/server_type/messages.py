@@ -7,11 +7,12 @@ from datetime import datetime
 from enum import StrEnum
 from typing import TypeAlias
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.instance.messages import (
     CallAbandoned,
     ExitDetail,
+    InstanceAsked,
     InstanceExited,
     InstanceFailed,
     InstanceReady,
@@ -164,6 +165,15 @@ class CallEnded(Struct, frozen=True, gc=False):
 
 
 @dataclass(frozen=True, slots=True)
+class ClientSaid:
+    """A client tells its servers something: it is for the instances that are that client's alone."""
+
+    client: str
+    method: str
+    params: Raw | None
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """A time the core asked to be woken at has come."""
 
@@ -180,8 +190,10 @@ ServerTypeMessage: TypeAlias = (
     | Settled
     | CallEnded
     | CallAbandoned
+    | ClientSaid
     | Reconfigure
     | Why
+    | InstanceAsked
     | InstanceStarting
     | InstanceReady
     | InstanceFailed
@@ -195,6 +207,7 @@ __all__ = [
     "Activation",
     "CallCounts",
     "CallEnded",
+    "ClientSaid",
     "DrainNow",
     "ExitDetail",
     "InstanceReport",

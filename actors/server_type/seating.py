@@ -23,28 +23,43 @@ from .facts import SHARED_LANE, Action, Binding, Grant, Instance, Lane, Policy, 
 
 def find_seat(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
     """The instance that can take this waiter now, if there is one."""
+    if waiter.instance is not None:
+        held = instance_of(state, waiter.instance)
+        return held if held is not None and held.serves and _has_room_for(policy, held, waiter) else None
     if policy.sticky and waiter.key:
         binding = state.bindings.get(waiter.key)
         if binding is not None:
             bound = instance_of(state, binding.instance)
-            if bound is not None and bound.serves and bound.lane == waiter.lane:
-                return bound if has_slot(policy, bound) else None
+            if bound is not None and bound.serves and fits(bound, waiter):
+                return bound if _has_room_for(policy, bound, waiter) else None
     best: Instance | None = None
     taken = (
         bound_instances(state, but=waiter.key) if policy.strategy == "exclusive" else frozenset[InstanceId]()
     )
     for it in state.instances:
-        if not it.serves or it.lane != waiter.lane or not has_slot(policy, it) or it.id in taken:
+        if not it.serves or it.id in taken or not fits(it, waiter) or not _has_room_for(policy, it, waiter):
             continue
         if best is None or _load(it) < _load(best):
             best = it
     return best
 
 
-def _load(it: Instance) -> tuple[int, float, float]:
-    """How much it does, a call that nobody waits for as well; when that began; since when it was idle before."""
+def fits(it: Instance, waiter: Waiter) -> bool:
+    """Whether the instance may serve this waiter's client."""
+    if it.lane.owner and it.lane.owner != waiter.client:
+        return False
+    return it.any_lane or it.lane.profile == waiter.lane.profile
+
+
+def _has_room_for(policy: Policy, it: Instance, waiter: Waiter) -> bool:
+    return waiter.kind not in SLOT_KINDS or has_slot(policy, it)
+
+
+def _load(it: Instance) -> tuple[bool, int, float, float]:
+    """Whether it is anybody's; how much it does, a call that nobody waits for as well; when that began; how long
+    it was idle before: a client's own instance comes first, it has the client's state."""
     taken = len(it.busy) + len(it.abandoned)
-    return taken, it.used_at if taken else 0.0, it.idle_since or 0.0
+    return not it.lane.owner, taken, it.used_at if taken else 0.0, it.idle_since or 0.0
 
 
 def key_in_lane(key: str, lane: Lane) -> str:
@@ -56,11 +71,13 @@ def key_in_lane(key: str, lane: Lane) -> str:
 
 def is_bound(policy: Policy, state: State, waiter: Waiter) -> bool:
     """Whether it waits for one particular instance, so that no other and no new one helps it."""
+    if waiter.instance is not None:
+        return True
     if not policy.sticky or not waiter.key:
         return False
     binding = state.bindings.get(waiter.key)
     bound = None if binding is None else instance_of(state, binding.instance)
-    return bound is not None and bound.serves and bound.lane == waiter.lane
+    return bound is not None and bound.serves and fits(bound, waiter)
 
 
 def seat(policy: Policy, state: State, it: Instance, waiter: Waiter, now: float) -> State:
@@ -142,7 +159,7 @@ def _next_waiter(policy: Policy, state: State) -> tuple[Waiter, Instance] | None
         if best is not None and turn >= best_turn:
             continue
         # Another of the same client, lane and key finds what the first one found: nothing.
-        likeness = (waiter.client, waiter.lane, waiter.key if policy.sticky else "")
+        likeness = (waiter.client, waiter.lane, waiter.instance or (waiter.key if policy.sticky else ""))
         if likeness in tried:
             continue
         it = find_seat(policy, state, waiter)

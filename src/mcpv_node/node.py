@@ -34,11 +34,11 @@ from mcpv_node.actors import (
     Events,
     Guard,
     Index,
-    Instance,
     NodeContext,
     Probe,
     Server,
     ServerType,
+    StdioInstance,
     Store,
     Subscribers,
     World,
@@ -52,9 +52,11 @@ from mcpv_node.actors.instance import InstanceMessage
 from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
 from mcpv_node.actors.leases import InstanceId
 from mcpv_node.actors.server_type import DrainNow, ServerTypeMessage
+from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
 from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.actors.store import StoreMessage
+from mcpv_node.actors.watches import WatchesMessage
 from mcpv_node.gateway import (
     AuthError,
     Connected,
@@ -258,6 +260,7 @@ class NodeRuntime:
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
         clients = Handle[ClientsMessage].create(system, "clients")
+        watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
         lines = Handle[LinesDoorMessage].create(system, "lines")
         doors: tuple[Handle[RegisterAgain], ...] = (sessions, lines)
@@ -280,6 +283,7 @@ class NodeRuntime:
             indexes=MappingProxyType(indexes),
             subscribers=subscribers,
             clients=clients,
+            watches=watches,
             config_path=self._options.config_path,
         )
         services = self._services(tokens, token_file)
@@ -367,18 +371,20 @@ class NodeRuntime:
         instances = Handle[StartChild].create(self.system, f"instances-{group.name}")
         stop_grace = spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
 
-        def start_instance(instance_id: InstanceId) -> Handle[InstanceMessage]:
+        def start_instance(instance_id: InstanceId, lane: Lane, may_probe: bool) -> Handle[InstanceMessage]:
             handle = Handle[InstanceMessage].create(self.system, f"instance-{instance_id}")
             instances.tell(
                 StartChild(
                     ChildSpec(
                         id=instance_id,
-                        start=lambda: Instance(
+                        start=lambda: StdioInstance(
                             self.context,
                             spec=spec,
                             spec_key=group.spec_key,
                             instance_id=instance_id,
                             owner=server,
+                            lane=lane,
+                            may_probe=may_probe,
                             guard=guard,
                         ),
                         handle=handle,

@@ -18,8 +18,9 @@ from .auth import (
     load_tokens,
     read_or_create_token,
 )
+from .callers import make_caller
 from .calls import CallControl, CallReply, call_tool, perform_call
-from .front import Front, make_caller
+from .front import Front
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
 from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage

@@ -7,18 +7,30 @@ DESIGN 7.6. Cancelling the coroutine cancels the call at the server.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
-from mcpv_node.actors.callers import Caller
+from mcpv_node.actors.callers import Caller, Era
 from mcpv_node.actors.context import NodeContext
-from mcpv_node.actors.instance.messages import Answer, CallFailed, CancelCall, InstanceMessage
+from mcpv_node.actors.instance.messages import (
+    Answer,
+    AnswerAsk,
+    Asked,
+    AskNumber,
+    AskWithdrawn,
+    CallEvent,
+    CallFailed,
+    CancelCall,
+    InstanceMessage,
+    Noted,
+    Progressed,
+)
 from mcpv_node.actors.instance.messages import Call as InstanceCall
 from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
-from mcpv_node.actors.leases import Acquire, Lease, LeaseId, Refused, Release, new_lease_id
+from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, new_lease_id
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
@@ -29,10 +41,17 @@ from mcpv_node.protocol import (
     RemoteProtocolError,
     encode_failure_raw,
     encode_success,
+    error_to_legacy,
+    error_to_modern,
     parse_call,
+    to_legacy,
+    to_modern,
 )
 from mcpv_node.telemetry import EventKind
 
+from .identity import SERVER_INFO
+from .multi_round import finish_rounds
+from .ports import ClientPort
 from .routing import NoRoute, Route, find_route
 
 # The owner of a deadline answers at the deadline; this much later (seconds) it is not going to.
@@ -55,6 +74,7 @@ class CallReply(Struct, frozen=True):
 
     result: bytes | Raw | None = None
     error: bytes | Raw | None = None
+    served: Lease | None = None  # who answered, where a server did
 
     def encode(self, id: RawId) -> bytes:
         """The answer to the request with this id."""
@@ -129,13 +149,12 @@ async def call_tool(
     selector: Selector,
     params: Raw | None,
     *,
-    on_progress: Callable[[Raw], None] | None = None,
+    port: ClientPort | None = None,
     deadline: float | None = None,
 ) -> CallReply:
     """Call the tool that `params` name, of those `selector` shows; `deadline` (monotonic) is the caller's own.
 
-    `on_progress` gets the params of each progress notification as the server sent them. Cancelled, it has the call
-    cancelled at the server, and its slot released when the server is done with it.
+    Cancelled, it has the call cancelled at the server, and its slot released when the server is done with it.
     """
     try:
         call = parse_call(params)
@@ -145,7 +164,7 @@ async def call_tool(
     if isinstance(route, NoRoute):
         return error_reply(route.code, route.message, route.data)
     control = CallControl()
-    work = perform_call(node, caller, route, control=control, on_progress=on_progress, deadline=deadline)
+    work = perform_call(node, caller, route, control=control, port=port, deadline=deadline)
     task = asyncio.get_running_loop().create_task(work)
     try:
         return await asyncio.shield(task)
@@ -162,30 +181,36 @@ async def perform_call(
     route: Route,
     *,
     control: CallControl,
-    on_progress: Callable[[Raw], None] | None = None,
+    port: ClientPort | None = None,
     deadline: float | None = None,
+    instance: InstanceId | None = None,
 ) -> CallReply:
     """`call_tool` for a door: the params have been read, and whoever cancels does so through `control`.
 
-    What is returned of a cancelled call is of no use to anybody.
+    `instance` is the one that the request goes on with, where it lives. What is returned of a cancelled call is of no
+    use to anybody.
     """
     arrived = node.clock.monotonic()
     server = route.server
-    trip = _Trip(
-        node=node,
-        caller=caller,
-        server=server,
+    trip = Trip(
+        node,
+        caller,
+        route,
         control=control,
         ends=_earliest(arrived + server.spec.max_call_seconds, deadline),
-        route=route,
-        on_progress=on_progress,
+        port=port,
+        instance=instance,
     )
     outcome = CANCELLED
+    answer: Answer | CallFailure
     try:
         answer = await trip.go()
         if not control.is_cancelled() and _deserves_another_try(answer, route):
             answer = await trip.go()
-        reply, outcome = _reply_to(answer)
+        if port is not None and caller.era is Era.LEGACY:
+            answer = await finish_rounds(trip, port, answer)
+        answer = _shaped(trip, answer)
+        reply, outcome = _reply_to(answer, trip)
     finally:
         control.end()
         if control.is_cancelled():
@@ -199,26 +224,79 @@ async def perform_call(
     return reply
 
 
-class _Trip(Struct, frozen=True, kw_only=True):
-    """One call on its way to one server; `go` is one try."""
+def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
+    """The server's answer as the client's era knows it; within an era the very bytes."""
+    lease = trip.served
+    if isinstance(answer, CallFailure) or lease is None:
+        return answer
+    method = trip.route.call.method
+    try:
+        if trip.caller.era is Era.MODERN:
+            if answer.result is not None:
+                shaped = to_modern(
+                    method, answer.result, server_info=SERVER_INFO, ttl_ms=0, cache_scope="private"
+                )
+                return Answer(result=shaped)
+            return Answer(error=error_to_modern(answer.error or b"{}", uri=trip.route.call.name))
+        if lease.hello.era == "legacy":
+            return answer
+        if answer.result is not None:
+            return Answer(result=to_legacy(method, answer.result))
+        return Answer(error=error_to_legacy(method, answer.error or b"{}"))
+    except (RemoteProtocolError, msgspec.DecodeError) as error:
+        name = trip.route.server.spec.name
+        return CallFailure(
+            reason=Reason.BAD_REPLY, message=f"{name}: {error}", server=name, executed="unknown"
+        )
 
-    node: NodeContext
-    caller: Caller
-    server: Server
-    control: CallControl
-    ends: float
-    route: Route
-    on_progress: Callable[[Raw], None] | None
+
+class Trip:
+    """One request on its way to one server; `go` is one try, or one round."""
+
+    def __init__(
+        self,
+        node: NodeContext,
+        caller: Caller,
+        route: Route,
+        *,
+        control: CallControl,
+        ends: float,
+        port: ClientPort | None,
+        instance: InstanceId | None,
+    ) -> None:
+        self.node = node
+        self.caller = caller
+        self.route = route
+        self.control = control
+        self.ends = ends
+        self.params: bytes | Raw = route.call.params
+        self.instance = instance
+        self.served: Lease | None = None  # the last slot it had
+        self._port = port
+        self._asking: dict[AskNumber, asyncio.Task[None]] = {}
+
+    @property
+    def server(self) -> Server:
+        return self.route.server
 
     async def go(self) -> Answer | CallFailure:
         for _ in range(MAX_LATE_LEASES):
             self.control.wait()
             lease = await self._acquire()
+            if isinstance(lease, CallFailure) and self.instance is not None and _is_gone(lease):
+                # What it held may be of use to another, or the server says that it is not.
+                self.instance = None
+                lease = await self._acquire()
             if isinstance(lease, CallFailure):
                 return lease
+            self.served = lease
             self.node.metrics.queue_wait_seconds(self.server.spec.name).observe(lease.queued_seconds)
             self.control.send(lease)
-            answer = await self._call(lease)
+            try:
+                answer = await self._call(lease)
+            finally:
+                for asking in list(self._asking.values()):
+                    asking.cancel()
             # What an instance refuses because it ends has not been executed: whoever serves next may have it.
             if not _was_refused(answer) or self.control.is_cancelled():
                 return answer
@@ -226,12 +304,36 @@ class _Trip(Struct, frozen=True, kw_only=True):
         message = f"{name}: its instances end before they can be called"
         return CallFailure(reason=Reason.INSTANCE_DIED, message=message, server=name, executed="no")
 
+    # --- what comes before the reply ------------------------------------------------------------
+
+    def _on_event(self, lease: Lease, event: CallEvent) -> None:
+        port = self._port
+        if port is None or self.control.is_cancelled():
+            return
+        match event:
+            case Progressed(params=params):
+                port.on_progress(params)
+            case Noted(method=method, params=params):
+                port.on_note(method, params)
+            case Asked(number=number):
+                task = asyncio.get_running_loop().create_task(self._ask(lease, port, event))
+                self._asking[number] = task
+                task.add_done_callback(lambda _: self._asking.pop(number, None))
+            case AskWithdrawn(number=number):
+                asking = self._asking.get(number)
+                if asking is not None:
+                    asking.cancel()
+
+    async def _ask(self, lease: Lease, port: ClientPort, asked: Asked) -> None:
+        answer = await port.ask(asked.method, asked.params)
+        lease.instance.tell(AnswerAsk(asked.number, answer))
+
     async def _acquire(self) -> Lease | CallFailure:
         spec = self.server.spec
         now = self.node.clock.monotonic()
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
-        request = Acquire(lease=new_lease_id(), caller=self.caller, deadline=deadline)
+        request = Acquire(lease=new_lease_id(), caller=self.caller, deadline=deadline, instance=self.instance)
         granted: Lease | Refused
         answered = False
         try:
@@ -254,11 +356,15 @@ class _Trip(Struct, frozen=True, kw_only=True):
             answer = await lease.instance.ask(
                 InstanceCall(
                     lease=lease.lease,
+                    caller=self.caller,
                     method=self.route.call.method,
-                    params=self.route.call.params,
+                    params=self.params,
                     deadline=self.ends,
                     name=self.route.own_name,
-                    on_progress=self.on_progress,
+                    on_event=None if self._port is None else partial(self._on_event, lease),
+                    wants_progress=self._port is not None and self._port.wants_progress,
+                    log_level=None if self._port is None else self._port.log_level,
+                    headers=self.route.headers,
                 ),
                 max(0.0, self.ends - sent) + REPLY_MARGIN,
             )
@@ -325,6 +431,11 @@ class _Trip(Struct, frozen=True, kw_only=True):
         )
 
 
+def _is_gone(failure: CallFailure) -> bool:
+    """Tell whether the instance that a request was to go on with does not live any more."""
+    return failure.reason is Reason.INSTANCE_DIED and failure.executed == "no"
+
+
 def _was_refused(answer: Answer | CallFailure) -> bool:
     """Tell whether the instance had begun to end before it was called, and so did nothing."""
     return isinstance(answer, CallFailure) and answer.reason is Reason.STOPPING and answer.executed == "no"
@@ -340,12 +451,13 @@ def _deserves_another_try(answer: Answer | CallFailure, route: Route) -> bool:
     )
 
 
-def _reply_to(answer: Answer | CallFailure) -> tuple[CallReply, str]:
+def _reply_to(answer: Answer | CallFailure, trip: Trip) -> tuple[CallReply, str]:
     if isinstance(answer, CallFailure):
         return failure_reply(answer), str(answer.reason)
+    served = trip.served
     if answer.result is not None:
-        return CallReply(result=answer.result), OK
-    return CallReply(error=answer.error), ERROR
+        return CallReply(result=answer.result, served=served), OK
+    return CallReply(error=answer.error, served=served), ERROR
 
 
 def _earliest(bound: float, deadline: float | None) -> float:

@@ -17,8 +17,9 @@ import msgspec
 from loguru import logger
 from msgspec import Raw, Struct
 
-from mcpv_node.actors.callers import Caller, Era
+from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.index_messages import SnapshotChanged
+from mcpv_node.actors.server_type import ClientSaid
 from mcpv_node.actors.snapshot import KINDS, LISTS_OF, Kind
 from mcpv_node.actors.world import Selector, World
 from mcpv_node.protocol import (
@@ -29,9 +30,9 @@ from mcpv_node.protocol import (
     INVALID_PARAMS,
     INVALID_REQUEST,
     LISTS,
+    LOG_LEVELS,
     METHOD_NOT_FOUND,
     NAMED_BY,
-    PROGRESS,
     CallFailure,
     ClientHello,
     ListName,
@@ -45,63 +46,38 @@ from mcpv_node.protocol import (
     encode_notification,
     encode_success,
     initialize_result,
+    is_log_level,
     members,
     negotiate,
     parse_call,
     parse_cancelled,
     parse_initialize,
-    retoken_progress,
     success_around,
 )
 from mcpv_node.settings import SpecKey
 
+from .callers import make_caller
 from .calls import RETRY_AFTER, CallControl, CallReply, failure_reply, perform_call
 from .cursors import Cursors
+from .identity import SERVER_NAME
 from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_for_first_lists
-from .routing import KIND_OF, NoRoute, Route, find_route
+from .merged import capabilities_for, instructions_for
+from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
 from .services import DoorServices
+from .session_port import Questions, SessionPort
 
-SERVER_NAME: Final = "mcpv-node"
 PING: Final = "ping"
 SET_LEVEL: Final = "logging/setLevel"
+ROOTS_CHANGED: Final = "notifications/roots/list_changed"
 LIST_CHANGED: Final[Mapping[Kind, bytes]] = MappingProxyType(
     {kind: encode_notification(f"notifications/{kind}/list_changed") for kind in KINDS}
 )
 
 CAPABILITIES: Final = b'{"tools":{"listChanged":true},"resources":{"listChanged":true},"prompts":{"listChanged":true},"logging":{}}'
-INSTRUCTIONS: Final = (
-    "What several servers offer, each started when it is needed. The first call of a server that is not running "
-    "takes as long as its start. Errors with codes from -31001 on are the node's own; their data says why."
-)
-LOG_LEVELS: Final = frozenset(
-    {"debug", "info", "notice", "warning", "error", "critical", "alert", "emergency"}
-)
 
 _LIST_OF: Final[Mapping[str, tuple[ListName, Kind]]] = MappingProxyType(
     {LISTS[of].method: (of, kind) for kind in KINDS for of in LISTS_OF[kind]}
 )
-
-# The name a client has until it says one.
-UNNAMED: Final = "unnamed"
-
-
-def make_caller(
-    principal: str, hello: ClientHello | None, *, conversation: str | None, key: str | None = None
-) -> Caller:
-    """Say who is calling: the one place where a `Caller` is made.
-
-    The routing key is the caller's own, else its session or connection, else who it is. A key that a client chose is
-    kept apart per principal: nobody reaches another's instance by guessing its key.
-    """
-    name = hello.name if hello is not None and hello.name else UNNAMED
-    if key is not None:
-        routing = f"key:{principal}:{key}"
-    elif conversation is not None:
-        routing = conversation
-    else:
-        routing = f"client:{principal}:{name}"
-    turn = conversation if conversation is not None else f"client:{principal}:{name}"
-    return Caller(principal=principal, client=name, key=routing, era=Era.LEGACY, turn=turn)
 
 
 class AnswerStep(Struct, frozen=True):
@@ -167,13 +143,14 @@ class Front:
         self.selector = selector
         self.hello: ClientHello | None = None
         self.version: str | None = None
-        self.log_level = "info"
+        self.log_level: str | None = None  # None: the client leaves it to the servers
         self._services = services
         self._conversation = conversation
         self._load = load
         self._notify = notify
         self._caller = make_caller(principal, None, conversation=conversation)
         self._cursors = Cursors(services.sealer, services.node.clock, principal, selector)
+        self._questions = Questions()
         self._initialized = False
         self._flights: dict[RawId, CallControl] = {}
         self._requests: dict[str, Callable[[Request], AnswerStep]] = {
@@ -199,6 +176,8 @@ class Front:
             return self._on_request(message, key)
         if isinstance(message, Notification):
             self._on_notification(message)
+        else:
+            self._questions.on_answer(message)
         return SILENT
 
     async def run_call(self, step: RunStep, emit: Callable[[bytes], None]) -> bytes | None:
@@ -258,7 +237,7 @@ class Front:
             learning = self._wait_for_lists(request, key)
             if learning is not None:
                 return learning
-        if request.method in KIND_OF:
+        if request.method in ROUTED:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
         if handler is None:
@@ -283,8 +262,8 @@ class Front:
                     self.version,
                     name=SERVER_NAME,
                     server_version=self._services.version,
-                    capabilities=CAPABILITIES,
-                    instructions=INSTRUCTIONS,
+                    capabilities=capabilities_for(self._world, self.selector, "legacy"),
+                    instructions=instructions_for(self._world, self.selector),
                 ),
             )
         )
@@ -294,8 +273,8 @@ class Front:
 
     def _on_set_level(self, request: Request) -> AnswerStep:
         level = _text_member(request.params, "level")
-        if level not in LOG_LEVELS:
-            return _refuse(request, INVALID_PARAMS, f"level is not one of {', '.join(sorted(LOG_LEVELS))}")
+        if level is None or not is_log_level(level):
+            return _refuse(request, INVALID_PARAMS, f"level is not one of {', '.join(LOG_LEVELS)}")
         self.log_level = level
         return AnswerStep(encode_success(request.id, b"{}"))
 
@@ -364,19 +343,19 @@ class Front:
         return CallStep(id=request.id, route=route, caller=caller)
 
     async def _make(self, step: CallStep, control: CallControl, emit: Callable[[bytes], None]) -> CallReply:
-        token = step.route.call.progress_token
+        def emit_if_wanted(message: bytes) -> None:
+            if not control.is_cancelled():
+                emit(message)
 
-        def on_progress(params: Raw) -> None:
-            if token is not None and not control.is_cancelled():
-                emit(encode_notification(PROGRESS, retoken_progress(params, token)))
-
-        return await perform_call(
-            self._services.node,
-            step.caller,
-            step.route,
-            control=control,
-            on_progress=None if token is None else on_progress,
+        assert self.hello is not None  # calls come after initialize
+        port = SessionPort(
+            token=step.route.call.progress_token,
+            log_level=self.log_level,
+            capabilities=self.hello.capabilities,
+            questions=self._questions,
+            emit=emit_if_wanted,
         )
+        return await perform_call(self._services.node, step.caller, step.route, control=control, port=port)
 
     @property
     def _world(self) -> World:
@@ -389,6 +368,9 @@ class Front:
             self._initialized = self.version is not None
         elif notification.method == CANCELLED:
             self._on_cancelled(notification.params)
+        elif notification.method == ROOTS_CHANGED:
+            for server in self._world.selected(self.selector):
+                server.handle.tell(ClientSaid(self._caller.turn, notification.method, notification.params))
         # What else a client tells is of no use to us, and no answer is allowed.
 
     def _on_cancelled(self, params: Raw | None) -> None:

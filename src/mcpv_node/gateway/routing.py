@@ -12,14 +12,26 @@ from msgspec import Struct
 from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.snapshot import Entry, Kind
 from mcpv_node.actors.world import Selector, Server, World
-from mcpv_node.protocol import CALL, GET_PROMPT, INVALID_PARAMS, READ_RESOURCE, Call
+from mcpv_node.protocol import (
+    CALL,
+    COMPLETE,
+    GET_PROMPT,
+    INVALID_PARAMS,
+    READ_RESOURCE,
+    RESOURCE_NOT_FOUND,
+    Call,
+    is_prompt_reference,
+)
 
-# The code of the legacy era for a resource that is not there (2025-11-25, server/resources).
-RESOURCE_NOT_FOUND: Final = -32002
-
+# What is looked up where; a completion is for one of two kinds, as its reference says.
 KIND_OF: Final[Mapping[str, Kind]] = MappingProxyType(
     {CALL: "tools", GET_PROMPT: "prompts", READ_RESOURCE: "resources"}
 )
+
+ROUTED: Final = frozenset({*KIND_OF, COMPLETE})
+
+# Where what a server lists says by itself that doing it twice does no harm.
+_READING: Final = frozenset({GET_PROMPT, READ_RESOURCE, COMPLETE})
 
 
 class Route(Struct, frozen=True):
@@ -27,17 +39,22 @@ class Route(Struct, frozen=True):
 
     call: Call
     server: Server
-    entry: Entry
+    entry: Entry | None  # None: a resource that its server does not list
 
     @property
     def own_name(self) -> str | None:
-        """The server's own name, where requests have one that is not a URI."""
-        return None if self.call.method == READ_RESOURCE else self.entry.raw_name
+        """The server's own name, where it may be another than the client's."""
+        return None if self.entry is None or self.entry.is_resource else self.entry.raw_name
+
+    @property
+    def headers(self) -> tuple[tuple[str, str], ...]:
+        """What a server behind HTTP wants to see of the params beside them; read when it is needed."""
+        return ()
 
     @property
     def is_safe_to_repeat(self) -> bool:
         """Whether making it twice does no harm: reading does none, and tools say it of themselves."""
-        return self.call.method != CALL or self.entry.safe_to_repeat
+        return self.call.method in _READING or (self.entry is not None and self.entry.safe_to_repeat)
 
 
 class NoRoute(Struct, frozen=True):
@@ -50,20 +67,33 @@ class NoRoute(Struct, frozen=True):
 
 def find_route(world: World, selector: Selector, profile: ClientProfile, call: Call) -> Route | NoRoute:
     """Look up what `call` names."""
-    view = world.view(KIND_OF[call.method], selector, profile)
+    kind = kind_of(call)
+    view = world.view(kind, selector, profile)
     entry = view.targets.get(call.name)
+    if entry is None and kind == "resources":
+        entry = view.template_for(call.name)
+        if entry is None and selector.server is not None and (alone := world.servers.get(selector.server)):
+            # One server alone knows best what it has.
+            return Route(call, alone, None)
     server = None if entry is None else world.servers.get(entry.server)
     if entry is None or server is None:
-        return _unknown(call)
+        return _unknown(call, kind)
     return Route(call, server, entry)
 
 
-def _unknown(call: Call) -> NoRoute:
-    match call.method:
-        case "tools/call":
+def kind_of(call: Call) -> Kind:
+    """Among what the name of a call is looked up."""
+    if call.method != COMPLETE:
+        return KIND_OF[call.method]
+    return "prompts" if is_prompt_reference(call.params) else "resources"
+
+
+def _unknown(call: Call, kind: Kind) -> NoRoute:
+    match kind:
+        case "tools":
             return NoRoute(INVALID_PARAMS, f"Unknown tool: {call.name}")
-        case "prompts/get":
+        case "prompts":
             return NoRoute(INVALID_PARAMS, f"Unknown prompt: {call.name}")
-        case _:
+        case "resources":
             data = msgspec.json.encode({"uri": call.name})
             return NoRoute(RESOURCE_NOT_FOUND, f"Resource not found: {call.name}", data)

@@ -168,6 +168,7 @@ from .params import (
     COMPLETE,
     NAMED_BY,
     BackMeta,
+    is_prompt_reference,
     params_for_back,
     subject_of,
 )
@@ -401,6 +402,7 @@ __all__ = [
     "input_request",
     "input_required",
     "is_log_level",
+    "is_prompt_reference",
     "items",
     "judge_line",
     "judge_post",

@@ -90,6 +90,13 @@ def subject_in(method: str, found: dict[str, Raw]) -> str | None:
     return None if member is None else read_text(ref, member, f"the {member} of a completion's ref")
 
 
+def is_prompt_reference(params: bytes | Raw | None) -> bool:
+    """Whether a completion is for a prompt; else it is for a resource or a template."""
+    found = {} if params is None else read_object(params, "params")
+    ref = read_object(found["ref"], "the ref of a completion") if "ref" in found else {}
+    return _text(ref.get("type")) == "ref/prompt"
+
+
 def _rename(method: str, found: dict[str, object], name: str) -> bool:
     """Set what the request is about, if that says something else now; return whether it did."""
     ref = found.get("ref")

@@ -1,0 +1,104 @@
+"""A modern server asks its client in a result; a client of the older era is asked in requests of its own.
+
+The call is made again with the answers, by the same instance, until its result is complete.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from typing import TYPE_CHECKING
+
+from msgspec import Raw
+
+from mcpv_node.actors.instance.messages import Answer
+from mcpv_node.actors.leases import Acquire, Lease, LeaseId, LeaseKind, Release, new_lease_id
+from mcpv_node.protocol import (
+    CallFailure,
+    InputRequest,
+    InputRequired,
+    Reason,
+    RemoteProtocolError,
+    ResultType,
+    answer_for_failure,
+    legacy_params,
+    parse_input_required,
+    result_type,
+    retry_params,
+)
+
+from .ports import ClientPort
+
+if TYPE_CHECKING:
+    from .calls import Trip
+
+# A server that asks again and again does not come to an end.
+MAX_ROUNDS = 32
+
+# Keeping an instance from its idle stop takes a turn of the loop.
+KEEP_BOUND = 5.0
+
+
+async def finish_rounds(trip: Trip, port: ClientPort, answer: Answer | CallFailure) -> Answer | CallFailure:
+    """Ask the client what the server wants to know, as often as it does."""
+    name = trip.server.spec.name
+    try:
+        for _ in range(MAX_ROUNDS):
+            required = _required(trip, answer)
+            if required is None:
+                return answer
+            assert trip.served is not None  # somebody has answered
+            kept = await _keep(trip, trip.served)
+            try:
+                responses = await _ask_all(port, required)
+            finally:
+                trip.server.handle.tell(Release(kept))
+            if isinstance(responses, Answer):
+                return responses
+            trip.params = retry_params(trip.route.call.params, responses=responses, state=required.state)
+            trip.instance = trip.served.instance_id
+            answer = await trip.go()
+    except RemoteProtocolError as error:
+        return CallFailure(
+            reason=Reason.BAD_REPLY, message=f"{name}: {error}", server=name, executed="unknown"
+        )
+    return CallFailure(
+        reason=Reason.BAD_REPLY,
+        message=f"{name}: it has asked {MAX_ROUNDS} times and come to no result",
+        server=name,
+        executed="unknown",
+    )
+
+
+def _required(trip: Trip, answer: Answer | CallFailure) -> InputRequired | None:
+    """What the server wants to know before it goes on, if that is its answer."""
+    if isinstance(answer, CallFailure) or answer.result is None or trip.served is None:
+        return None
+    if trip.served.hello.era != "modern" or result_type(answer.result) is not ResultType.INPUT_REQUIRED:
+        return None
+    return parse_input_required(answer.result)
+
+
+async def _keep(trip: Trip, served: Lease) -> LeaseId:
+    """Keep the instance from its idle stop while its client thinks; without one the server may have forgotten."""
+    lease = new_lease_id()
+    deadline = trip.node.clock.monotonic() + KEEP_BOUND
+    request = Acquire(lease, trip.caller, deadline, kind=LeaseKind.TASK, instance=served.instance_id)
+    await trip.server.handle.ask(request, KEEP_BOUND)
+    return lease
+
+
+async def _ask_all(port: ClientPort, required: InputRequired) -> dict[str, bytes | Raw] | Answer:
+    """The answers by their keys; an error where one of them was refused that nothing can stand in for."""
+    asked = await asyncio.gather(*(_ask(port, request) for request in required.requests))
+    responses: dict[str, bytes | Raw] = {}
+    for request, answer in zip(required.requests, asked, strict=True):
+        said = answer.result if answer.result is not None else answer_for_failure(request.method)
+        if said is None:
+            return answer
+        responses[request.key] = said
+    return responses
+
+
+async def _ask(port: ClientPort, request: InputRequest) -> Answer:
+    return await port.ask(request.method, legacy_params(request, elicitation_id=secrets.token_urlsafe(16)))

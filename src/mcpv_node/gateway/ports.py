@@ -1,0 +1,35 @@
+"""What a call on its way may do toward the client that made it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from msgspec import Raw
+
+from mcpv_node.actors.instance.messages import Answer
+
+
+class ClientPort(Protocol):
+    """One client while one call of its is under way; used on the loop's thread."""
+
+    @property
+    def wants_progress(self) -> bool:
+        """Whether the client gave a token for it."""
+        ...
+
+    @property
+    def log_level(self) -> str | None:
+        """The least severe log message the client wants to hear; None: it has not said."""
+        ...
+
+    def on_progress(self, params: Raw) -> None:
+        """Pass on the params of a progress notification, under the client's own token."""
+        ...
+
+    def on_note(self, method: str, params: Raw | None) -> None:
+        """Pass on another notification of the server's, if the client may hear it."""
+        ...
+
+    async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
+        """Ask the client what the server wants to know; cancelled, the client is told that nobody waits for it."""
+        ...

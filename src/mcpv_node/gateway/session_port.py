@@ -1,0 +1,113 @@
+"""The client of a legacy session while a call of its is under way: it is asked in requests of our own."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final
+
+import msgspec
+from msgspec import Raw
+
+from mcpv_node.actors.instance.messages import Answer
+from mcpv_node.protocol import (
+    CANCELLED,
+    METHOD_NOT_FOUND,
+    PROGRESS,
+    Failure,
+    RawId,
+    Success,
+    admits,
+    cancelled,
+    encode_notification,
+    encode_request,
+    keep,
+    members,
+    offers,
+    retoken_progress,
+    untag_notification,
+)
+
+LOG_MESSAGE: Final = "notifications/message"
+
+Emit = Callable[[bytes], None]
+
+
+class Questions:
+    """What one session's client has been asked and has not answered yet. Used on the loop's thread."""
+
+    def __init__(self) -> None:
+        self._open: dict[RawId, asyncio.Future[Answer]] = {}
+        self._last = 0
+
+    async def ask(self, method: str, params: bytes | Raw | None, emit: Emit) -> Answer:
+        """Ask, and wait until the client answers, for as long as the call it belongs to."""
+        self._last += 1
+        id = RawId(b"%d" % self._last)
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+        self._open[id] = answered
+        emit(encode_request(id, method, params))
+        try:
+            return await answered
+        except asyncio.CancelledError:
+            emit(encode_notification(CANCELLED, cancelled(id, "it is not needed any more")))
+            raise
+        finally:
+            del self._open[id]
+
+    def on_answer(self, message: Success | Failure) -> None:
+        """The client has answered something; what nobody has asked is nobody's."""
+        answered = None if message.id is None else self._open.get(message.id)
+        if answered is None or answered.done():
+            return
+        if isinstance(message, Success):
+            answered.set_result(Answer(result=keep(message.result)))
+        else:
+            answered.set_result(Answer(error=keep(message.error)))
+
+
+class SessionPort:
+    """See the module."""
+
+    __slots__ = ("_capabilities", "_emit", "_questions", "_token", "log_level")
+
+    def __init__(
+        self,
+        *,
+        token: Raw | None,
+        log_level: str | None,
+        capabilities: bytes,
+        questions: Questions,
+        emit: Emit,
+    ) -> None:
+        self.log_level = log_level
+        self._token = token
+        self._capabilities = capabilities
+        self._questions = questions
+        self._emit = emit
+
+    @property
+    def wants_progress(self) -> bool:
+        return self._token is not None
+
+    def on_progress(self, params: Raw) -> None:
+        if self._token is not None:
+            self._emit(encode_notification(PROGRESS, retoken_progress(params, self._token)))
+
+    def on_note(self, method: str, params: Raw | None) -> None:
+        if method != LOG_MESSAGE or self.log_level is None or admits(level_of(params), self.log_level):
+            self._emit(encode_notification(method, untag_notification(params)))
+
+    async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
+        if not offers(self._capabilities, method, params):
+            error = {"code": METHOD_NOT_FOUND, "message": f"{method} is not offered by this client"}
+            return Answer(error=msgspec.json.encode(error))
+        return await self._questions.ask(method, params, self._emit)
+
+
+def level_of(params: Raw | None) -> str:
+    """How severe a log message says it is; one that does not say is taken for the least that is usually shown."""
+    try:
+        return msgspec.json.decode(members(params or b"{}").get("level", Raw(b'"info"')), type=str)
+    except msgspec.DecodeError:
+        return "info"
