@@ -16,12 +16,13 @@ import msgspec
 from .types import ListenSettings, ServerSpec, TokenSettings
 
 PROCESS_KEYS = ("command", "args", "env", "cwd")
-REMOTE_KEYS = ("url", "headers")
+REMOTE_KEYS = ("url", "headers", "tls", "proxy")
 
 # The transport writes these itself; a configured one would break it.
 RESERVED_HEADERS = frozenset(
     {
         "accept",
+        "accept-encoding",
         "connection",
         "content-length",
         "content-type",
@@ -125,10 +126,25 @@ def _check_remote(spec: ServerSpec, given: Collection[str]) -> Iterator[Finding]
         yield Finding("url", "is missing: where is the server?", ("transport",))
     elif not _is_web_address(spec.url):
         yield Finding("url", "is not an http or https URL with a host")
+    yield from _check_way(spec)
     seen: set[str] = set()
     for name, value in spec.headers.items():
         yield from _check_header(name, value, seen)
         seen.add(name.lower())
+
+
+def _check_way(spec: ServerSpec) -> Iterator[Finding]:
+    tls = spec.tls
+    if tls is not None:
+        if spec.url.startswith("http:"):
+            yield Finding("tls", "is for https; this url is http", ("url",))
+        if tls.key is not None and tls.cert is None:
+            yield Finding("tls.key", "goes with a cert", ("tls", "tls.cert"))
+        if tls.ca is not None and not tls.verify:
+            yield Finding("tls.verify", "is false: then nobody is asked what ca says", ("tls", "tls.ca"))
+    proxy = spec.proxy
+    if proxy is not None and proxy != "none" and not (proxy.startswith("http://") and _is_web_address(proxy)):
+        yield Finding("proxy", "is not an http URL with a host, and not none")
 
 
 def _check_header(name: str, value: str, seen: Collection[str]) -> Iterator[Finding]:

@@ -60,6 +60,18 @@ class LimitSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     cpu_seconds: PositiveCount | None = None
 
 
+class ServerTlsSettings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How a server behind https is believed, and who we are to it; files in PEM."""
+
+    # Whose certificates are believed; None: those the system believes.
+    ca: Text | None = None
+    # What we show a server that asks, and its key, unless that is in the same file.
+    cert: Text | None = None
+    key: Text | None = None
+    # False believes anybody.
+    verify: bool = True
+
+
 class ServerSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     """One entry of `servers:`."""
 
@@ -71,6 +83,9 @@ class ServerSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     cwd: str | None = None
     url: str = ""
     headers: dict[str, str] = {}
+    tls: ServerTlsSettings | None = None
+    # An http URL, or "none". None: what the environment says.
+    proxy: Text | None = None
     # Normalised: trimmed, lower case, sorted, no doubles.
     tags: tuple[Text, ...] = ()
     disabled: bool = False
