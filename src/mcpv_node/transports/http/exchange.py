@@ -14,6 +14,7 @@ import socket
 import ssl
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
@@ -143,6 +144,15 @@ class Answer:
         return f": {text}" if text.isprintable() and text else ""
 
 
+@dataclass(frozen=True, slots=True)
+class _Way:
+    """How one address is asked."""
+
+    address: str
+    credentials: str | None
+    proxy: str | None
+
+
 class HttpClient:
     """The connections of one session; made when the first is needed."""
 
@@ -152,6 +162,8 @@ class HttpClient:
         self._http: aiohttp.ClientSession | None = None
         # Where redirects have led: asked there at once from then on, for a session is short.
         self._moved: dict[tuple[str, str], str] = {}
+        # Decided once for each address; a session knows two or three.
+        self._ways: dict[str, _Way] = {}
 
     async def open(
         self,
@@ -163,13 +175,13 @@ class HttpClient:
         timeout: float | None = None,
     ) -> Answer:
         """Send a request and return the answer once its head has come, within `timeout` if one is given."""
+        if timeout is None:
+            return await self._open(method, url, headers, body)
         try:
             async with asyncio.timeout(timeout):
                 return await self._open(method, url, headers, body)
         except TimeoutError as error:
-            raise ExchangeError(
-                HttpFailure("timeout", f"did not answer within {timeout or 0:g} s")
-            ) from error
+            raise ExchangeError(HttpFailure("timeout", f"did not answer within {timeout:g} s")) from error
 
     async def close(self) -> None:
         """Cut every connection and wait until they are gone."""
@@ -195,19 +207,29 @@ class HttpClient:
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
         http = self._http or self._connect_with()
-        address, credentials = split_credentials(url)
-        if credentials and "authorization" not in headers:
-            headers = {**headers, "authorization": credentials}
-        proxy = decide_proxy(address, configured=self._route.proxy, environ=self._route.environ)
+        way = self._ways.get(url) or self._find_way(url)
+        if way.credentials and "authorization" not in headers:
+            headers = {**headers, "authorization": way.credentials}
         try:
             response = await http.request(
-                method, address, headers=headers, data=_payload(body), allow_redirects=False, proxy=proxy
+                method,
+                way.address,
+                headers=headers,
+                data=_payload(body),
+                allow_redirects=False,
+                proxy=way.proxy,
             )
         except _errors() as error:
             raise ExchangeError(
                 _classify(error, "closed the connection without an answer", limits=self._limits)
             ) from error
         return Answer(response, limit=self._limits.message_bytes)
+
+    def _find_way(self, url: str) -> _Way:
+        address, credentials = split_credentials(url)
+        proxy = decide_proxy(address, configured=self._route.proxy, environ=self._route.environ)
+        way = self._ways[url] = _Way(address, credentials, proxy)
+        return way
 
     def _connect_with(self) -> aiohttp.ClientSession:
         import aiohttp
@@ -342,8 +364,9 @@ def _reason(error: Exception) -> str:
         return error.verify_message
     if isinstance(error, OSError) and error.strerror:
         # asyncio writes the address into what should be the reason; a resolver's numbers are below zero.
-        is_systems = error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError)
-        return os.strerror(error.errno) if is_systems else error.strerror
+        if error.errno is not None and error.errno > 0 and not isinstance(error, ssl.SSLError):
+            return os.strerror(error.errno)
+        return error.strerror
     return str(error) or type(error).__name__
 
 
