@@ -181,6 +181,19 @@ def test_stdio_entry_is_refused_for_one_bad_key(tmp_path: Path, keys: str, probl
         ("tls: {ca: c.pem, verify: false}", "tls.verify: is false: then nobody is asked what ca says"),
         ("tls: {verify: 1}", 'tls.verify: "1" is not true or false'),
         ("tls: {cret: c.pem}", "tls.cret: is not a key here (did you mean cert?)"),
+        ("oauth: {clientId: a, clientSecret: b}", "oauth.issuer: is missing: client-credentials go with it"),
+        (
+            "oauth: {grant: authorization-code, clientSecret: b}",
+            "oauth.clientSecret: goes with a clientId",
+        ),
+        (
+            "oauth: {clientId: a, clientSecret: b, issuer: auth}",
+            "oauth.issuer: is not an http or https URL with a host",
+        ),
+        (
+            "oauth: {grant: authorization-code}\n    headers: {authorization: x}",
+            "oauth: writes the header Authorization, which is in headers, too",
+        ),
         ("proxy: proxy:3128", "proxy: is not an http URL with a host, and not none"),
         ("proxy: https://proxy/", "proxy: is not an http URL with a host, and not none"),
         ("headers: {'a b': x}", "headers.a b: is not a name of a header"),

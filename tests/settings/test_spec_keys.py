@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from mcpv_node.settings import (
     LimitSettings,
     NodeSettings,
+    OAuthSettings,
     RestartSettings,
     ServerName,
     ServerSpec,
@@ -82,6 +83,8 @@ def test_nothing_else_changes_the_spec_key(changed: dict[str, object]) -> None:
         {"tls": ServerTlsSettings()},
         {"tls": ServerTlsSettings(ca="/a")},
         {"tls": ServerTlsSettings(cert="/a")},
+        {"oauth": OAuthSettings(grant="authorization-code")},
+        {"oauth": OAuthSettings(client_id="a")},
         {"proxy": "none"},
         {"proxy": "http://p/"},
     ],
@@ -164,7 +167,8 @@ def test_group_is_disabled_when_all_its_entries_are() -> None:
 def test_description_shows_keys_and_hides_secrets() -> None:
     local = entry(args=("--api-key", "s3cret", "--token=s3cret", "--verbose", "on"), env={"KEY": "s3cret"})
     remote = ServerSpec(**{**REMOTE, "url": "http://u:s3cret@h/p?k=s3cret", "headers": {"A": "s3cret"}})
-    remote = msgspec.structs.replace(remote, proxy="http://u:s3cret@p:3128")
+    oauth = OAuthSettings(client_id="me", client_secret="s3cret")
+    remote = msgspec.structs.replace(remote, proxy="http://u:s3cret@p:3128", oauth=oauth)
 
     described = describe(NodeSettings(servers=(local, remote)))
 
@@ -175,4 +179,5 @@ def test_description_shows_keys_and_hides_secrets() -> None:
     assert first["sessionTTLSeconds"] == 300
     assert first["specKey"] == spec_key(local)
     assert second["url"] == "http://***@h/p?***"
+    assert second["oauth"]["clientSecret"] == "***"
     assert second["proxy"] == "http://***@p:3128"

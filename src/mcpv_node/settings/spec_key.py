@@ -14,7 +14,9 @@ import msgspec
 
 from .types import NodeSettings, ServerName, ServerSpec, SpecKey
 
-_RUNNABLE = frozenset({"transport", "command", "args", "env", "cwd", "url", "headers", "tls", "proxy"})
+_RUNNABLE = frozenset(
+    {"transport", "command", "args", "env", "cwd", "url", "headers", "tls", "proxy", "oauth"}
+)
 _VIEW = frozenset({"name", "tags", "disabled", "expose_tools"})
 
 # Marks that keep a cwd that was not given apart from every cwd that was.
@@ -77,9 +79,10 @@ def group_servers(settings: NodeSettings) -> tuple[ServerGroup, ...]:
 
 def _ways(spec: ServerSpec) -> Iterator[tuple[str, ...]]:
     """Give how a server is reached, where that is said: a key that needs neither stays what it was before they existed."""
-    if spec.tls is not None:
-        given = msgspec.to_builtins(spec.tls)
-        yield ("tls", *(f"{key}={value}" for key, value in sorted(given.items())))
+    for name, table in (("tls", spec.tls), ("oauth", spec.oauth)):
+        if table is not None:
+            given = msgspec.to_builtins(table)
+            yield (name, *(f"{key}={value}" for key, value in sorted(given.items())))
     if spec.proxy is not None:
         yield ("proxy", spec.proxy)
 

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import importlib
 import io
 import os
 import socket
 import ssl
+import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from mcpv_node.settings import ServerTlsSettings
+from mcpv_node.settings import OAuthSettings, ServerTlsSettings
 
 from .headers import absolute, is_json, media_type, same_origin, shown
 from .proxies import decide_proxy
@@ -27,6 +29,11 @@ from .types import FailureKind, HttpFailure, HttpLimits, HttpRoute
 
 if TYPE_CHECKING:
     import aiohttp
+
+    from .oauth import Fetched, OAuthCredentials
+
+# What of an answer's head the flow that gets tokens looks at.
+_TOLD = ("Content-Type", "Location", "WWW-Authenticate", "Retry-After")
 
 # Common servers close a connection that was idle for 5 s; a message sent into that moment would be lost.
 KEEPALIVE = 4.0
@@ -162,6 +169,7 @@ class HttpClient:
         self._http: aiohttp.ClientSession | None = None
         # Where redirects have led: asked there at once from then on, for a session is short.
         self._moved: dict[tuple[str, str], str] = {}
+        self._credentials: OAuthCredentials | None = None
         # Decided once for each address; a session knows two or three.
         self._ways: dict[str, _Way] = {}
 
@@ -176,10 +184,10 @@ class HttpClient:
     ) -> Answer:
         """Send a request and return the answer once its head has come, within `timeout` if one is given."""
         if timeout is None:
-            return await self._open(method, url, headers, body)
+            return await self._open_allowed(method, url, headers, body)
         try:
             async with asyncio.timeout(timeout):
-                return await self._open(method, url, headers, body)
+                return await self._open_allowed(method, url, headers, body)
         except TimeoutError as error:
             raise ExchangeError(HttpFailure("timeout", f"did not answer within {timeout:g} s")) from error
 
@@ -190,6 +198,47 @@ class HttpClient:
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await http.close()
+
+    async def _open_allowed(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+    ) -> Answer:
+        """Show the token we have; get another if that is refused, once."""
+        if self._route.oauth is None:
+            return await self._open(method, url, headers, body)
+        credentials = self._credentials or self._find_credentials(self._route.oauth)
+        token = credentials.header()
+        answer = await self._open(method, url, _with_token(headers, token), body)
+        refusal = credentials.find_refusal(answer)
+        if refusal is None:
+            return answer
+        answer.close()
+        renewed = await credentials.renew(refusal, token)
+        return await self._open(method, url, _with_token(headers, renewed), body)
+
+    def _find_credentials(self, oauth: OAuthSettings) -> OAuthCredentials:
+        from .oauth import OAuthCredentials
+
+        assert self._route.token_file is not None, "oauth goes with a file for its tokens"
+        self._credentials = OAuthCredentials(
+            oauth, url=self._route.url, file=self._route.token_file, fetch=self._fetch
+        )
+        return self._credentials
+
+    async def _fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Fetched:
+        """Ask for what belongs to getting a token; no redirect is followed here, for the flow looks at each."""
+        from .oauth import Fetched
+
+        try:
+            async with asyncio.timeout(self._limits.answer_timeout):
+                answer = await self._open_once(method, url, headers, body or None)
+                try:
+                    given = {name: value for name in _TOLD if (value := answer.header(name)) is not None}
+                    return Fetched(answer.status, given, await answer.read())
+                finally:
+                    answer.close()
+        except TimeoutError as error:
+            message = f"gives no token: {shown(url)} did not answer within {self._limits.answer_timeout:g} s"
+            raise ExchangeError(HttpFailure("auth", message)) from error
 
     async def _open(self, method: str, url: str, headers: Mapping[str, str], body: bytes | None) -> Answer:
         address = self._moved.get((method, url), url)
@@ -206,7 +255,7 @@ class HttpClient:
     async def _open_once(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
     ) -> Answer:
-        http = self._http or self._connect_with()
+        http = self._http or await self._connect()
         way = self._ways.get(url) or self._find_way(url)
         if way.credentials and "authorization" not in headers:
             headers = {**headers, "authorization": way.credentials}
@@ -231,7 +280,12 @@ class HttpClient:
         way = self._ways[url] = _Way(address, credentials, proxy)
         return way
 
-    def _connect_with(self) -> aiohttp.ClientSession:
+    async def _connect(self) -> aiohttp.ClientSession:
+        if "aiohttp" not in sys.modules:
+            # The import takes a tenth of a second, in which the loop has others to serve.
+            await asyncio.to_thread(importlib.import_module, "aiohttp")
+        if self._http is not None:
+            return self._http
         import aiohttp
 
         self._http = aiohttp.ClientSession(
@@ -247,6 +301,10 @@ class HttpClient:
             trust_env=False,
         )
         return self._http
+
+
+def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
+    return headers if token is None else {**headers, "authorization": token}
 
 
 def tls_context(tls: ServerTlsSettings) -> ssl.SSLContext:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal, Protocol
 
-from mcpv_node.settings import ServerTlsSettings
+from mcpv_node.settings import OAuthSettings, ServerTlsSettings
 
 FailureKind = Literal[
     # No connection: the server has not seen the message.
@@ -85,6 +86,9 @@ class HttpRoute:
     # None: what `environ` says; "none": no proxy.
     proxy: str | None = None
     environ: Mapping[str, str] = field(default_factory=dict[str, str])
+    # How tokens are had, and the file in which they are kept: both or none.
+    oauth: OAuthSettings | None = None
+    token_file: Path | None = None
 
 
 class HttpSink(Protocol):
