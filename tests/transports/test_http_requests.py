@@ -200,6 +200,7 @@ def test_refusal_says_what_is_wanted() -> None:
     [
         ("text/html", b"<html>login</html>", "answered 200 OK with text/html, which is no message"),
         ("text/plain", b"", "answered 200 OK with no content, which is no message"),
+        ("application/json", b" \n", "answered with JSON that is empty"),
     ],
 )
 def test_answer_that_is_no_message_is_a_failure(content_type: str, body: bytes, message: str) -> None:

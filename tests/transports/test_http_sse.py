@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from support.children import run
 from support.http_servers import HttpServer, Request
-from support.http_sinks import RecordingHttpSink, sse
+from support.http_sinks import TIMEOUT, RecordingHttpSink, sse
 
 from mcpv_node.transports.http import HttpLimits
 
@@ -42,8 +42,12 @@ class OldServer:
         else:
             await request.closed()
 
+    async def opened(self) -> None:
+        async with asyncio.timeout(TIMEOUT):
+            await self.is_open.wait()
+
     async def says(self, data: bytes) -> None:
-        await self.is_open.wait()
+        await self.opened()
         assert self.stream is not None
         await self.stream.event(data)
 
@@ -130,14 +134,14 @@ def test_end_of_the_stream_is_the_end_of_the_session(loop: str) -> None:
 def test_server_that_never_says_where_to_post_is_given_up() -> None:
     async def main() -> None:
         sink = RecordingHttpSink()
-        limits = HttpLimits(message_bytes=1000, requests=8, answer_timeout=0.05)
+        limits = HttpLimits(message_bytes=1000, requests=8, answer_timeout=0.5)
         old = OldServer(endpoint="")
         async with HttpServer(old) as server, sse(server.url, sink, limits=limits) as session:
             session.send(NOTE)
             session.send_request(1, CALL)
 
             failure = await sink.until_failed(1)
-            assert failure.message == "did not say within 0.05 s where messages are posted"
+            assert failure.message == "did not say within 0.5 s where messages are posted"
             assert [told.kind for told in sink.send_failures] == ["timeout"]
             old.is_over.set()
 
@@ -147,10 +151,10 @@ def test_server_that_never_says_where_to_post_is_given_up() -> None:
 def test_stream_may_be_silent_once_the_place_is_known() -> None:
     async def main() -> None:
         sink = RecordingHttpSink()
-        limits = HttpLimits(message_bytes=1000, requests=8, answer_timeout=0.05)
+        limits = HttpLimits(message_bytes=1000, requests=8, answer_timeout=1.0)
         old = OldServer(post_status=None)
         async with HttpServer(old) as server, sse(server.url, sink, limits=limits) as session:
-            await old.is_open.wait()
+            await old.opened()
             session.send(NOTE)
             # Begun after the wait for the first word, and as long: by now that one would be over.
             await sink.until(lambda: sink.send_failures)

@@ -220,7 +220,7 @@ def test_closing_does_not_depend_on_how_the_server_takes_it(answer: Handler) -> 
             session.send_request(1, CALL)
             await sink.until_over(1)
 
-            await session.close(grace=0.05)
+            await session.close(grace=0.5)
 
             assert server.requests[-1].method == "DELETE"
 

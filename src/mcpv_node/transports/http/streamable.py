@@ -27,6 +27,7 @@ _NO_STREAM: Final = 405
 # Statuses that pass: try again.
 _PASSING: Final = frozenset({408, 425, 429, *range(500, 600)})
 
+_NOTHING: Final = HttpFailure("content", "answered with JSON that is empty")
 _ENDED: Final = HttpFailure("ended", "ended the stream without a reply")
 
 
@@ -75,8 +76,9 @@ class StreamableHttpSession(HttpSession):
             if answer.media_type != EVENT_STREAM:
                 if not answer.is_json:
                     return await answer.read_failure(self._limits.answer_timeout)
-                self._tell_message(await answer.read(), exchange.number)
-                return None
+                data = await answer.read()
+                self._tell_message(data, exchange.number)
+                return None if data and not data.isspace() else _NOTHING
             place = Place()
             failure = await self._read(answer, place, exchange.number)
         finally:
