@@ -63,6 +63,10 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "sqlite3": ("store/journal.py",),
     # The guard ends processes alone; `--detach` starts the node that outlives the command.
     "subprocess": ("transports/stdio.py", "transports/guard.py", "cli/detach.py"),
+    "aiohttp": ("transports/http/exchange.py",),
+    # OAuth to servers, and nothing else of the SDK.
+    "mcp": ("transports/http/oauth.py",),
+    "httpx2": ("transports/http/oauth.py",),
     "litestar": ("gateway/",),
     "uvicorn": ("gateway/",),
     "click": ("cli/",),

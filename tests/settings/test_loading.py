@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from mcpv_node.settings import Loaded, NodeSettings, ServerSpec, SettingsError, load_settings
+from mcpv_node.settings import (
+    Loaded,
+    NodeSettings,
+    ServerSpec,
+    ServerTlsSettings,
+    SettingsError,
+    load_settings,
+)
 
 STDIO = "servers: [{name: fs, command: fs-server}]\n"
 
@@ -125,6 +132,8 @@ def test_file_that_is_no_configuration_is_refused(tmp_path: Path, text: str, pro
         ("url: http://h/", "url: is for streamable-http and sse; this server is stdio"),
         ("headers: {A: b}", "headers: is for streamable-http and sse; this server is stdio"),
         ("cmd: [x]", "command: is already said by cmd"),
+        ("tls: {verify: false}", "tls: is for streamable-http and sse; this server is stdio"),
+        ("proxy: none", "proxy: is for streamable-http and sse; this server is stdio"),
         ("env: {MCPV_INSTANCE: x}", "env.MCPV_INSTANCE: is set by the node itself"),
         ("env: {'A=B': x}", "env.A=B: is not a name of a variable"),
         ("env: {A: }", 'env.A: has no value: leave the key out, or write "" for an empty text'),
@@ -167,6 +176,26 @@ def test_stdio_entry_is_refused_for_one_bad_key(tmp_path: Path, keys: str, probl
         ("env: {A: b}", "env: is for stdio; this server is sse"),
         ("headers: {Content-Type: x}", "headers.Content-Type: is written by the node itself"),
         ("headers: {mcp-session-id: x}", "headers.mcp-session-id: is written by the node itself"),
+        ("headers: {Accept-Encoding: br}", "headers.Accept-Encoding: is written by the node itself"),
+        ("tls: {key: k.pem}", "tls.key: goes with a cert"),
+        ("tls: {ca: c.pem, verify: false}", "tls.verify: is false: then nobody is asked what ca says"),
+        ("tls: {verify: 1}", 'tls.verify: "1" is not true or false'),
+        ("tls: {cret: c.pem}", "tls.cret: is not a key here (did you mean cert?)"),
+        ("oauth: {clientId: a, clientSecret: b}", "oauth.issuer: is missing: client-credentials go with it"),
+        (
+            "oauth: {grant: authorization-code, clientSecret: b}",
+            "oauth.clientSecret: goes with a clientId",
+        ),
+        (
+            "oauth: {clientId: a, clientSecret: b, issuer: auth}",
+            "oauth.issuer: is not an http or https URL with a host",
+        ),
+        (
+            "oauth: {grant: authorization-code}\n    headers: {authorization: x}",
+            "oauth: writes the header Authorization, which is in headers, too",
+        ),
+        ("proxy: proxy:3128", "proxy: is not an http URL with a host, and not none"),
+        ("proxy: https://proxy/", "proxy: is not an http URL with a host, and not none"),
         ("headers: {'a b': x}", "headers.a b: is not a name of a header"),
         ("headers: {A: ''}", "headers.A: is empty"),
         ('headers: {A: "x\\r\\nB: y"}', "headers.A: holds a character that no header may hold"),
@@ -180,6 +209,12 @@ def test_remote_entry_is_refused_for_one_bad_key(tmp_path: Path, keys: str, prob
     text = f"servers:\n  - name: web\n    transport: sse\n    url: https://h/mcp\n    {keys}\n"
 
     assert [one.partition(": servers.web.")[2] for one in refusals(tmp_path, text)] == [problem]
+
+
+def test_tls_for_a_server_without_is_refused(tmp_path: Path) -> None:
+    text = "servers: [{name: web, transport: sse, url: 'http://h/', tls: {verify: false}}]\n"
+
+    assert refusals(tmp_path, text) == ["1: servers.web.tls: is for https; this url is http"]
 
 
 @pytest.mark.parametrize("url", ["ftp://h/", "http://", "h/mcp", "http://h:99999/", "http://a b/", "''"])
@@ -348,7 +383,7 @@ def test_interpreter_of_the_node_is_a_variable_nobody_overrides(tmp_path: Path) 
 
 def test_paths_are_relative_to_the_file(tmp_path: Path) -> None:
     text = """\
-servers: [{name: a, command: x, cwd: work}]
+servers: [{name: a, command: x, cwd: work}, {name: b, url: https://h/, tls: {ca: ca.pem, cert: /c.pem}}]
 stateDir: ~/state
 log: {file: /var/log/node.log}
 auth: {tokens: [{name: t, file: t.token}]}
@@ -357,6 +392,7 @@ auth: {tokens: [{name: t, file: t.token}]}
     found = settings(tmp_path, text, {"HOME": "/home/u"})
 
     assert found.servers[0].cwd == str(tmp_path / "work")
+    assert found.servers[1].tls == ServerTlsSettings(ca=str(tmp_path / "ca.pem"), cert="/c.pem")
     assert found.state_dir == "/home/u/state"
     assert found.log.file == "/var/log/node.log"
     assert found.auth.tokens[0].file == str(tmp_path / "t.token")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,9 +12,11 @@ from hypothesis import strategies as st
 from mcpv_node.settings import (
     LimitSettings,
     NodeSettings,
+    OAuthSettings,
     RestartSettings,
     ServerName,
     ServerSpec,
+    ServerTlsSettings,
     describe,
     group_servers,
     pool_settings,
@@ -71,7 +74,21 @@ def test_nothing_else_changes_the_spec_key(changed: dict[str, object]) -> None:
     assert spec_key(entry(**changed)) == spec_key(entry())
 
 
-@pytest.mark.parametrize("changed", [{"url": "http://i/"}, {"transport": "sse"}, {"headers": {"A": "2"}}])
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"url": "http://i/"},
+        {"transport": "sse"},
+        {"headers": {"A": "2"}},
+        {"tls": ServerTlsSettings()},
+        {"tls": ServerTlsSettings(ca="/a")},
+        {"tls": ServerTlsSettings(cert="/a")},
+        {"oauth": OAuthSettings(grant="authorization-code")},
+        {"oauth": OAuthSettings(client_id="a")},
+        {"proxy": "none"},
+        {"proxy": "http://p/"},
+    ],
+)
 def test_remote_address_changes_the_spec_key(changed: dict[str, object]) -> None:
     assert spec_key(ServerSpec(**{**REMOTE, **changed})) != spec_key(ServerSpec(**REMOTE))
 
@@ -82,6 +99,9 @@ def test_case_of_a_header_name_does_not_change_the_spec_key() -> None:
 
 def test_spec_key_is_the_same_in_every_node_and_release() -> None:
     # Catalog files carry it in their names: another value would make every list unlearnt.
+    assert (
+        spec_key(ServerSpec(**REMOTE)) == "bdb06a67e80b75d13089a1c9090fa50a13dd7231827a72b1806b6a96f8eac351"
+    )
     assert spec_key(entry()) == "c441f399dac0966d4120607628e7d35fef09dd09ce93fda2d9283a2a98325110"
 
 
@@ -147,6 +167,8 @@ def test_group_is_disabled_when_all_its_entries_are() -> None:
 def test_description_shows_keys_and_hides_secrets() -> None:
     local = entry(args=("--api-key", "s3cret", "--token=s3cret", "--verbose", "on"), env={"KEY": "s3cret"})
     remote = ServerSpec(**{**REMOTE, "url": "http://u:s3cret@h/p?k=s3cret", "headers": {"A": "s3cret"}})
+    oauth = OAuthSettings(client_id="me", client_secret="s3cret")
+    remote = msgspec.structs.replace(remote, proxy="http://u:s3cret@p:3128", oauth=oauth)
 
     described = describe(NodeSettings(servers=(local, remote)))
 
@@ -157,3 +179,5 @@ def test_description_shows_keys_and_hides_secrets() -> None:
     assert first["sessionTTLSeconds"] == 300
     assert first["specKey"] == spec_key(local)
     assert second["url"] == "http://***@h/p?***"
+    assert second["oauth"]["clientSecret"] == "***"
+    assert second["proxy"] == "http://***@p:3128"

@@ -62,6 +62,8 @@ class SseDecoder:
         # The last chunk ended in "\r": a "\n" right after it belongs to the same line end.
         self._skip_newline = False
         self._event = ""
+        # The id read last; it is the stream's only once its event is whole, or resuming would skip that event.
+        self._id = ""
         self._data: list[bytes] = []
         self._size = 0
 
@@ -101,11 +103,12 @@ class SseDecoder:
             self._event = value.decode(errors="replace")
         elif name == b"id" and b"\0" not in value:
             self._check_size(len(value))
-            self.last_event_id = value.decode(errors="replace")
+            self._id = value.decode(errors="replace")
         elif name == b"retry" and value.isdigit() and len(value) < _RETRY_DIGITS:
             self.retry = int(value)
 
     def _dispatch(self, found: list[SseEvent]) -> None:
+        self.last_event_id = self._id
         if self._data:
             found.append(SseEvent(b"\n".join(self._data), self._event or "message", self.last_event_id))
         self._event = ""

@@ -34,6 +34,10 @@ def _describe_server(spec: ServerSpec) -> dict[str, Any]:
     described["env"] = dict.fromkeys(spec.env, HIDDEN)
     described["headers"] = dict.fromkeys(spec.headers, HIDDEN)
     described["url"] = _without_credentials(spec.url)
+    if spec.oauth is not None and spec.oauth.client_secret is not None:
+        described["oauth"]["clientSecret"] = HIDDEN
+    if spec.proxy is not None:
+        described["proxy"] = _without_credentials(spec.proxy)
     return described
 
 

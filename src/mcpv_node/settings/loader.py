@@ -291,9 +291,14 @@ def _with_command_spelt_out(reader: Reader, table: Table, path: str) -> Table:
 
 
 def _with_absolute_paths(spec: ServerSpec, expander: Expander) -> ServerSpec:
-    if not spec.cwd:
-        return spec
-    return msgspec.structs.replace(spec, cwd=expander.absolute(spec.cwd))
+    if spec.cwd:
+        spec = msgspec.structs.replace(spec, cwd=expander.absolute(spec.cwd))
+    tls = spec.tls
+    if tls is not None:
+        files = {name: path for name in ("ca", "cert", "key") if (path := getattr(tls, name)) is not None}
+        absolute = {name: expander.absolute(path) for name, path in files.items()}
+        spec = msgspec.structs.replace(spec, tls=msgspec.structs.replace(tls, **absolute))
+    return spec
 
 
 def _with_absolute_files(settings: NodeSettings, expander: Expander) -> NodeSettings:

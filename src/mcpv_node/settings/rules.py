@@ -16,12 +16,13 @@ import msgspec
 from .types import ListenSettings, ServerSpec, TokenSettings
 
 PROCESS_KEYS = ("command", "args", "env", "cwd")
-REMOTE_KEYS = ("url", "headers")
+REMOTE_KEYS = ("url", "headers", "tls", "proxy", "oauth")
 
 # The transport writes these itself; a configured one would break it.
 RESERVED_HEADERS = frozenset(
     {
         "accept",
+        "accept-encoding",
         "connection",
         "content-length",
         "content-type",
@@ -125,10 +126,48 @@ def _check_remote(spec: ServerSpec, given: Collection[str]) -> Iterator[Finding]
         yield Finding("url", "is missing: where is the server?", ("transport",))
     elif not _is_web_address(spec.url):
         yield Finding("url", "is not an http or https URL with a host")
+    yield from _check_way(spec)
     seen: set[str] = set()
     for name, value in spec.headers.items():
         yield from _check_header(name, value, seen)
         seen.add(name.lower())
+
+
+def _check_way(spec: ServerSpec) -> Iterator[Finding]:
+    tls = spec.tls
+    if tls is not None:
+        if spec.url.startswith("http:"):
+            yield Finding("tls", "is for https; this url is http", ("url",))
+        if tls.key is not None and tls.cert is None:
+            yield Finding("tls.key", "goes with a cert", ("tls", "tls.cert"))
+        if tls.ca is not None and not tls.verify:
+            yield Finding("tls.verify", "is false: then nobody is asked what ca says", ("tls", "tls.ca"))
+    yield from _check_oauth(spec)
+    proxy = spec.proxy
+    if proxy is not None and proxy != "none" and not (proxy.startswith("http://") and _is_web_address(proxy)):
+        yield Finding("proxy", "is not an http URL with a host, and not none")
+
+
+def _check_oauth(spec: ServerSpec) -> Iterator[Finding]:
+    oauth = spec.oauth
+    if oauth is None:
+        return
+    if oauth.grant == "client-credentials":
+        for key, value in (
+            ("clientId", oauth.client_id),
+            ("clientSecret", oauth.client_secret),
+            ("issuer", oauth.issuer),
+        ):
+            if value is None:
+                yield Finding(
+                    f"oauth.{key}", "is missing: client-credentials go with it", ("oauth", "oauth.grant")
+                )
+    elif oauth.client_secret is not None and oauth.client_id is None:
+        yield Finding("oauth.clientSecret", "goes with a clientId", ("oauth", "oauth.clientId"))
+    if oauth.issuer is not None and not _is_web_address(oauth.issuer):
+        yield Finding("oauth.issuer", "is not an http or https URL with a host")
+    if any(name.lower() == "authorization" for name in spec.headers):
+        yield Finding("oauth", "writes the header Authorization, which is in headers, too", ("headers",))
 
 
 def _check_header(name: str, value: str, seen: Collection[str]) -> Iterator[Finding]:

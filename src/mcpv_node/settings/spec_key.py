@@ -7,14 +7,16 @@ over it. The fields are length-prefixed, so no two different specs read the same
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
 
 import msgspec
 
 from .types import NodeSettings, ServerName, ServerSpec, SpecKey
 
-_RUNNABLE = frozenset({"transport", "command", "args", "env", "cwd", "url", "headers"})
+_RUNNABLE = frozenset(
+    {"transport", "command", "args", "env", "cwd", "url", "headers", "tls", "proxy", "oauth"}
+)
 _VIEW = frozenset({"name", "tags", "disabled", "expose_tools"})
 
 # Marks that keep a cwd that was not given apart from every cwd that was.
@@ -52,7 +54,7 @@ def spec_key(spec: ServerSpec) -> SpecKey:
         )
     else:
         headers = {name.lower(): value for name, value in spec.headers.items()}
-        parts = ((spec.transport, spec.url), _sorted_pairs(headers))
+        parts = ((spec.transport, spec.url), _sorted_pairs(headers), *_ways(spec))
     for part in parts:
         digest.update(_prefixed(part))
     return SpecKey(digest.hexdigest())
@@ -73,6 +75,16 @@ def group_servers(settings: NodeSettings) -> tuple[ServerGroup, ...]:
     for spec in settings.servers:
         groups.setdefault((spec_key(spec), pool_settings(spec)), []).append(spec)
     return tuple(ServerGroup(key, tuple(specs)) for (key, _), specs in groups.items())
+
+
+def _ways(spec: ServerSpec) -> Iterator[tuple[str, ...]]:
+    """Give how a server is reached, where that is said: a key that needs neither stays what it was before they existed."""
+    for name, table in (("tls", spec.tls), ("oauth", spec.oauth)):
+        if table is not None:
+            given = msgspec.to_builtins(table)
+            yield (name, *(f"{key}={value}" for key, value in sorted(given.items())))
+    if spec.proxy is not None:
+        yield ("proxy", spec.proxy)
 
 
 def _sorted_pairs(pairs: dict[str, str]) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ ReloadMode = Literal["lenient", "strict"]
 PinTools = Literal["off", "warn", "block"]
 LogLevel = Literal["trace", "debug", "info", "warning", "error"]
 LogFormat = Literal["auto", "json", "text"]
+OAuthGrant = Literal["client-credentials", "authorization-code"]
 Durability = Literal["full", "normal"]
 
 # Spellings that mean the same and are accepted.
@@ -60,6 +61,29 @@ class LimitSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     cpu_seconds: PositiveCount | None = None
 
 
+class ServerTlsSettings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How a server behind https is believed, and who we are to it; files in PEM."""
+
+    # Whose certificates are believed; None: those the system believes.
+    ca: Text | None = None
+    # What we show a server that asks, and its key, unless that is in the same file.
+    cert: Text | None = None
+    key: Text | None = None
+    # False believes anybody.
+    verify: bool = True
+
+
+class OAuthSettings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """How a token for a server is had."""
+
+    grant: OAuthGrant = "client-credentials"
+    # None: the node registers itself, which goes with authorization-code only.
+    client_id: Text | None = None
+    client_secret: Text | None = None
+    # The authorization server that knows the client: its secret goes nowhere else.
+    issuer: Text | None = None
+
+
 class ServerSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     """One entry of `servers:`."""
 
@@ -71,6 +95,10 @@ class ServerSpec(Struct, frozen=True, kw_only=True, rename="camel"):
     cwd: str | None = None
     url: str = ""
     headers: dict[str, str] = {}
+    tls: ServerTlsSettings | None = None
+    # An http URL, or "none". None: what the environment says.
+    proxy: Text | None = None
+    oauth: OAuthSettings | None = None
     # Normalised: trimmed, lower case, sorted, no doubles.
     tags: tuple[Text, ...] = ()
     disabled: bool = False

@@ -4,9 +4,10 @@
 
 `stdio` one child process on the running loop · `program` which program, which environment · `stop` the stop of the
 specification · `limits` what a server may use · `ledger` what runs, on disk · `guard` the process that ends it all
-when the node cannot (a single file, run by path) · `guard_process` the node's end of it.
+when the node cannot (a single file, run by path) · `guard_process` the node's end of it · `http` sessions with servers
+behind a URL, a package of its own.
 
-Imports the standard library and the clock only.
+Imports the standard library and the clock only; `http`, which needs more, is imported where the first URL is.
 """
 
 from __future__ import annotations
