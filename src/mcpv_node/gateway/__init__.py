@@ -2,9 +2,10 @@
 
 # Layout
 
-`services` is what the doors get of the node. `front` is one client's conversation without I/O, `calls` one tool call
+`services` is what the doors get of the node. `front` is one client's conversation without I/O in the legacy era; `modern` is the other era's, one request at a time, with `modern_flight`
+(a call under way), `modern_lists`, `held` (calls that wait for their clients) and `listening`. `calls` one tool call
 through the node, `visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
-`http_door` is that door, `http` its application, `mcp_http` what it does under `/mcp`, `asgi` what both write with,
+`http_door` is that door, `http` its application, `mcp_http` and `modern_http` what it does under `/mcp`, `asgi` what both write with,
 `event_streams` the streams of what happens, `outbox` what waits for a slow reader; `rest` is loaded by the door when it is open. `lines` is the other door.
 """
 
@@ -21,6 +22,7 @@ from .auth import (
 from .callers import make_caller
 from .calls import CallControl, CallReply, call_tool, perform_call
 from .front import Front
+from .held import HeldCalls, HeldMessage
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
 from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
@@ -42,6 +44,8 @@ __all__ = [
     "DoorError",
     "DoorServices",
     "Front",
+    "HeldCalls",
+    "HeldMessage",
     "HttpDoor",
     "HttpDoorMessage",
     "Linger",

@@ -1,4 +1,4 @@
-"""MCP's Streamable HTTP in the legacy era: POST, GET and DELETE on one path, with sessions.
+"""MCP's Streamable HTTP: POST, GET and DELETE on one path, with sessions in the legacy era; `modern_http` has the other.
 
 A POST is answered with JSON when the reply is all there is to say, and with a stream of events when something else
 comes first; nothing is committed until then, or until the client must see a sign of life. That a client hangs up
@@ -10,17 +10,16 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from mcpv_node.actors.kernel import Handle
-from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
     INITIALIZE,
     INVALID_REQUEST,
     LEGACY,
     CallFailure,
     EnvelopeError,
+    Legacy,
     Message,
     RawId,
     Reason,
@@ -28,12 +27,15 @@ from mcpv_node.protocol import (
     comment,
     encode_event,
     encode_failure,
+    judge_post,
     parse_message,
+    read_headers,
 )
 
 from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
 from .calls import RETRY_AFTER, failure_reply
 from .front import AnswerStep, CallStep, LearningStep, RunStep, SilentStep
+from .modern_http import ModernHttp, Place, is_modern
 from .outbox import Mark, Outbox
 from .services import DoorServices
 from .sessions import (
@@ -63,13 +65,6 @@ MAX_KEY = 256
 _KEEPALIVE_COMMENT: Final = comment("keepalive")
 
 
-class Place(Struct, frozen=True):
-    """Who asks, and for which part of the node."""
-
-    principal: str
-    selector: Selector
-
-
 class McpEndpoint:
     """Every `/mcp` path of one door. `streams` are the readers that must end when the door closes."""
 
@@ -78,6 +73,7 @@ class McpEndpoint:
         self._sessions = sessions
         self._limits = services.node.settings.limits
         self._streams: set[Outbox] = set()
+        self._modern = ModernHttp(services)
 
     @property
     def _now(self) -> float:
@@ -87,10 +83,13 @@ class McpEndpoint:
         """End every stream that would stay open by itself; calls go on."""
         for stream in list(self._streams):
             stream.close()
+        self._modern.close_streams()
 
     async def handle(self, exchange: Exchange, place: Place) -> None:
         """Answer one request that may be here."""
         match exchange.method:
+            case "GET" | "DELETE" if is_modern(exchange):
+                await exchange.problem(405, "this version has requests only", headers=[(b"allow", b"POST")])
             case "POST":
                 await self._post(exchange, place)
             case "GET":
@@ -123,6 +122,11 @@ class McpEndpoint:
             message = parse_message(body, depth=self._limits.depth)
         except EnvelopeError as error:
             await _refuse(exchange, 400, error.message, code=error.code, id=error.id)
+            return
+        headers = read_headers(exchange.scope["headers"])
+        verdict = judge_post(message, headers)
+        if not isinstance(verdict, Legacy):
+            await self._modern.answer(exchange, place, message, verdict, headers)
             return
         if (
             isinstance(message, Request)

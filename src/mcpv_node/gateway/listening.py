@@ -1,0 +1,136 @@
+"""One `subscriptions/listen`: what was agreed to, every notification under its id, and the result that ends it.
+
+Without I/O: the door writes what it is given, and says when the subscription is over.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TypeAlias
+
+from msgspec import Raw
+
+from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
+from mcpv_node.actors.snapshot import KINDS, Kind
+from mcpv_node.actors.world import Selector
+from mcpv_node.protocol import (
+    ACKNOWLEDGED,
+    RESOURCE_UPDATED,
+    ListenFilter,
+    RawId,
+    acknowledged_params,
+    encode_notification,
+    encode_success,
+    listen_result,
+    members,
+    tag_notification,
+)
+
+from .identity import SERVER_INFO
+from .merged import capabilities_for
+from .services import DoorServices, new_consumer_id
+
+Emit: TypeAlias = Callable[[bytes], None]
+NotifyUpdate: TypeAlias = Callable[[bytes | Raw], None]
+
+
+def watch_resources(
+    services: DoorServices,
+    consumer: ConsumerId,
+    selector: Selector,
+    uris: Iterable[str],
+    notify: NotifyUpdate,
+) -> frozenset[str]:
+    """Have `notify` called with the params of each update of these resources; the ones that are watched from now on."""
+    return frozenset()
+
+
+def forget_resources(services: DoorServices, consumer: ConsumerId) -> None:
+    """The consumer is gone; nothing is watched for it any more."""
+
+
+class Subscription:
+    """See the module. `begin` it once the door can write; then `finish` it or `drop` it."""
+
+    __slots__ = (
+        "_agreed",
+        "_consumer",
+        "_emit",
+        "_profile",
+        "_selector",
+        "_services",
+        "_wanted",
+        "id",
+    )
+
+    def __init__(
+        self,
+        services: DoorServices,
+        id: RawId,
+        wanted: ListenFilter,
+        *,
+        selector: Selector,
+        profile: ClientProfile,
+    ) -> None:
+        self.id = id
+        self._services = services
+        self._wanted = wanted
+        self._selector = selector
+        self._profile = profile
+        self._consumer = new_consumer_id()
+        self._emit: Emit | None = None
+        self._agreed = ListenFilter()
+
+    def begin(self, emit: Emit) -> None:
+        """Say what was agreed to, and from then on what happens of it."""
+        self._emit = emit
+        watched = watch_resources(
+            self._services,
+            self._consumer,
+            self._selector,
+            self._wanted.resource_subscriptions,
+            self._on_update,
+        )
+        self._agreed = self._wanted.within(self._offered(watched))
+        emit(encode_notification(ACKNOWLEDGED, acknowledged_params(self.id, self._agreed)))
+        join = Join(self._consumer, self._selector, self._on_changed, self._profile)
+        self._services.node.subscribers.tell(join)
+
+    def finish(self) -> bytes:
+        """The node ends it: the result of the request."""
+        self.drop()
+        return encode_success(self.id, listen_result(self.id, server_info=SERVER_INFO))
+
+    def drop(self) -> None:
+        """The client has gone, or does not want it any more."""
+        if self._emit is None:
+            return
+        self._emit = None
+        self._services.node.subscribers.tell(Leave(self._consumer))
+        forget_resources(self._services, self._consumer)
+
+    def _offered(self, watched: frozenset[str]) -> ListenFilter:
+        """What there is to hear of here."""
+        world = self._services.node.world.world
+        there = members(capabilities_for(world, self._selector, "modern"))
+        return ListenFilter(
+            tools_list_changed="tools" in there,
+            prompts_list_changed="prompts" in there,
+            resources_list_changed="resources" in there,
+            resource_subscriptions=tuple(watched),
+        )
+
+    def _on_changed(self, news: SnapshotChanged) -> None:
+        if self._emit is not None and self._hears_of(news.kind):
+            method = f"notifications/{news.kind}/list_changed"
+            self._emit(encode_notification(method, tag_notification(None, self.id)))
+
+    def _on_update(self, params: bytes | Raw) -> None:
+        if self._emit is not None:
+            self._emit(encode_notification(RESOURCE_UPDATED, tag_notification(params, self.id)))
+
+    def _hears_of(self, kind: Kind) -> bool:
+        agreed = self._agreed
+        flags = (agreed.tools_list_changed, agreed.resources_list_changed, agreed.prompts_list_changed)
+        return flags[KINDS.index(kind)]
