@@ -16,6 +16,7 @@ import pytest
 from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run, until
 from support.raw_http import RawClient, RawConnection, call, initialize, notification, request
 
+from mcpv_node.actors.instance.messages import Progressed
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import Selector
 from mcpv_node.gateway import CountSessions, HttpDoor, Sessions, TokenTable
@@ -122,9 +123,10 @@ def test_the_session_opens_with_the_nodes_own_name_and_the_version_asked_for(tmp
                 lists = {"listChanged": True}
                 assert result["capabilities"] == {
                     "tools": lists,
-                    "resources": lists,
+                    "resources": {**lists, "subscribe": True},
                     "prompts": lists,
                     "logging": {},
+                    "completions": {},
                 }
                 assert len(answer.headers["mcp-session-id"]) >= 22
             await client.close()
@@ -550,8 +552,10 @@ def test_two_sessions_with_equal_ids_and_tokens_never_cross(tmp_path: Path) -> N
             await until(lambda: len(instance.waiting) == len(clients))
             for made, sent in zip(instance.calls, instance.sent, strict=True):
                 me = json.loads(sent)["arguments"]["me"]
-                assert made.on_progress is not None
-                made.on_progress(msgspec.Raw(b'{"progressToken":5,"progress":1,"message":"%d"}' % me))
+                assert made.on_event is not None
+                made.on_event(
+                    Progressed(msgspec.Raw(b'{"progressToken":5,"progress":1,"message":"%d"}' % me))
+                )
             for number, client in enumerate(clients):
                 status, _ = await client.connection.read_head()
                 event = await client.connection.read_event()
