@@ -4,8 +4,10 @@
 
 `services` is what the doors get of the node. `front` is one client's conversation without I/O, `calls` one tool call
 through the node, `visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
-`http_door` is that door, `http` its application, `mcp_http` what it does under `/mcp`, `asgi` what both write with,
-`event_streams` the streams of what happens, `outbox` what waits for a slow reader; `rest` is loaded by the door when it is open. `lines` is the other door.
+`http_door` is that door, `http` its application, `mcp_http` what it does under `/mcp`, `asgi` what both write with;
+`call_answer` answers one call, `streams` are those of a session, `outbox` is one of them: what waits for its reader, and
+what a reader may ask for again. `event_streams` are those of what happens. `rest` is loaded by the door when it is open.
+`lines` is the other door.
 """
 
 from __future__ import annotations

@@ -9,6 +9,14 @@ from msgspec import Raw
 from mcpv_node.actors.instance.messages import Answer
 
 
+class Emit(Protocol):
+    """Says something to the client on the stream of its call, before the answer."""
+
+    def __call__(self, message: bytes, *, may_be_dropped: bool) -> bool:
+        """False: it was not taken, because nobody will read it or the client owes us too much reading."""
+        ...
+
+
 class ClientPort(Protocol):
     """One client while one call of its is under way; used on the loop's thread."""
 
