@@ -578,10 +578,15 @@ class Instance(LoopActor[None], abc.ABC):
         if self._phase is Phase.READY:
             self._pings.on_turn()
 
-    def _ping_server(self, then: Then) -> None:
+    def _ping_server(self, then: Callable[[Message | None], None]) -> None:
         # The modern era has no ping; what every server has to answer in it does as well.
         method = DISCOVER if self._is_modern else PING
-        self._ask_server(method, self._own_params(None), then, timeout=self._spec.ping_timeout_seconds)
+        self._ask_server(
+            method,
+            self._own_params(None),
+            lambda reply, _status: then(reply),
+            timeout=self._spec.ping_timeout_seconds,
+        )
 
     # --- lists ----------------------------------------------------------------------------------
 

@@ -62,6 +62,7 @@ from .cursors import Cursors
 from .identity import SERVER_NAME
 from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_for_first_lists
 from .merged import capabilities_for, instructions_for
+from .ports import Emit
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
 from .services import DoorServices
 from .session_port import Questions, SessionPort
@@ -184,7 +185,7 @@ class Front:
             self._questions.on_answer(message)
         return SILENT
 
-    async def run_call(self, step: RunStep, emit: Callable[[bytes], None]) -> bytes | None:
+    async def run_call(self, step: RunStep, emit: Emit) -> bytes | None:
         """Make the call and return the answer; None when the client cancelled it. It may cancel the task it runs in.
 
         `emit` gets the progress notifications on the way.
@@ -346,10 +347,9 @@ class Front:
             caller = make_caller(self.principal, self.hello, conversation=self._conversation, key=own_key)
         return CallStep(id=request.id, route=route, caller=caller)
 
-    async def _make(self, step: CallStep, control: CallControl, emit: Callable[[bytes], None]) -> CallReply:
-        def emit_if_wanted(message: bytes) -> None:
-            if not control.is_cancelled():
-                emit(message)
+    async def _make(self, step: CallStep, control: CallControl, emit: Emit) -> CallReply:
+        def emit_if_wanted(message: bytes, *, may_be_dropped: bool) -> bool:
+            return not control.is_cancelled() and emit(message, may_be_dropped=may_be_dropped)
 
         assert self.hello is not None  # calls come after initialize
         port = SessionPort(

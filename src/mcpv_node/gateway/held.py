@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import Counter
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from typing import Any, Final, NewType, TypeAlias
 
@@ -36,6 +36,7 @@ from mcpv_node.protocol import (
 )
 
 from .calls import CallControl, CallReply
+from .ports import Tell
 from .session_port import LOG_MESSAGE, level_of
 
 HeldId = NewType("HeldId", str)
@@ -49,8 +50,6 @@ MAX_HELD: Final = 64
 # The owner answers from memory; longer means that it is being restarted (seconds).
 HELD_BOUND: Final = 5.0
 
-Emit: TypeAlias = Callable[[bytes], None]
-
 
 def new_held_id() -> HeldId:
     """An id that nobody guesses."""
@@ -63,16 +62,16 @@ class HeldPort:
     Between two requests of the client there is nowhere to write to: what the server tells then is lost to it.
     """
 
-    __slots__ = ("_capabilities", "_changed", "_emit", "_last", "_may_ask", "_open", "_token", "log_level")
+    __slots__ = ("_capabilities", "_changed", "_tell", "_last", "_may_ask", "_open", "_token", "log_level")
 
     def __init__(
-        self, method: str, *, token: Raw | None, log_level: str | None, capabilities: bytes, emit: Emit
+        self, method: str, *, token: Raw | None, log_level: str | None, capabilities: bytes, tell: Tell
     ) -> None:
         self.log_level = log_level
         self._may_ask = method in ROUND_METHODS
         self._token = token
         self._capabilities = capabilities
-        self._emit: Emit | None = emit
+        self._tell: Tell | None = tell
         self._open: dict[str, tuple[InputRequest, asyncio.Future[Answer]]] = {}
         self._last = 0
         self._changed = asyncio.Event()
@@ -81,25 +80,25 @@ class HeldPort:
     def wants_progress(self) -> bool:
         return self._token is not None
 
-    def attach(self, emit: Emit, token: Raw | None) -> None:
+    def attach(self, tell: Tell, token: Raw | None) -> None:
         """The client is there again, with a token of its own for what comes from here on."""
-        self._emit = emit
+        self._tell = tell
         self._token = token
 
     def detach(self) -> None:
         """The client has its answer; nothing can be written until it comes back."""
-        self._emit = None
+        self._tell = None
 
     def on_progress(self, params: Raw) -> None:
-        if self._emit is not None and self._token is not None:
-            self._emit(encode_notification(PROGRESS, retoken_progress(params, self._token)))
+        if self._tell is not None and self._token is not None:
+            self._tell(encode_notification(PROGRESS, retoken_progress(params, self._token)))
 
     def on_note(self, method: str, params: Raw | None) -> None:
         # This era knows no other notification on a call's own stream.
-        if self._emit is None or self.log_level is None or method != LOG_MESSAGE:
+        if self._tell is None or self.log_level is None or method != LOG_MESSAGE:
             return
         if admits(level_of(params), self.log_level):
-            self._emit(encode_notification(method, params))
+            self._tell(encode_notification(method, params))
 
     async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
         if not self._may_ask or not offers(self._capabilities, method, params):

@@ -441,7 +441,7 @@ class LineConnection(asyncio.Protocol):
 
     def _run(self, front: Front, step: RunStep) -> None:
         loop = self._services.node.system.loop
-        task = loop.create_task(front.run_call(step, self._write_if_read))
+        task = loop.create_task(front.run_call(step, self._emit))
         self._tasks.add(task)
 
         def ended(done: asyncio.Task[bytes | None]) -> None:
@@ -478,6 +478,13 @@ class LineConnection(asyncio.Protocol):
         """Notifications are for who keeps up."""
         if self._transport is not None and self._transport.get_write_buffer_size() < QUIET_ABOVE:
             self._write(notification)
+
+    def _emit(self, message: bytes, *, may_be_dropped: bool) -> bool:
+        if may_be_dropped:
+            self._write_if_read(message)
+        else:
+            self._write(message)
+        return not self._ended
 
     def _write(self, message: bytes) -> None:
         transport = self._transport

@@ -29,9 +29,9 @@ from mcpv_node.protocol import (
 
 from .identity import SERVER_INFO
 from .merged import capabilities_for
+from .ports import Tell
 from .services import DoorServices, new_consumer_id
 
-Emit: TypeAlias = Callable[[bytes], None]
 NotifyUpdate: TypeAlias = Callable[[bytes | Raw], None]
 
 
@@ -56,7 +56,7 @@ class Subscription:
     __slots__ = (
         "_agreed",
         "_consumer",
-        "_emit",
+        "_tell",
         "_profile",
         "_selector",
         "_services",
@@ -79,12 +79,12 @@ class Subscription:
         self._selector = selector
         self._profile = profile
         self._consumer = new_consumer_id()
-        self._emit: Emit | None = None
+        self._tell: Tell | None = None
         self._agreed = ListenFilter()
 
-    def begin(self, emit: Emit) -> None:
+    def begin(self, tell: Tell) -> None:
         """Say what was agreed to, and from then on what happens of it."""
-        self._emit = emit
+        self._tell = tell
         watched = watch_resources(
             self._services,
             self._consumer,
@@ -93,7 +93,7 @@ class Subscription:
             self._on_update,
         )
         self._agreed = self._wanted.within(self._offered(watched))
-        emit(encode_notification(ACKNOWLEDGED, acknowledged_params(self.id, self._agreed)))
+        tell(encode_notification(ACKNOWLEDGED, acknowledged_params(self.id, self._agreed)))
         join = Join(self._consumer, self._selector, self._on_changed, self._profile)
         self._services.node.subscribers.tell(join)
 
@@ -104,9 +104,9 @@ class Subscription:
 
     def drop(self) -> None:
         """The client has gone, or does not want it any more."""
-        if self._emit is None:
+        if self._tell is None:
             return
-        self._emit = None
+        self._tell = None
         self._services.node.subscribers.tell(Leave(self._consumer))
         forget_resources(self._services, self._consumer)
 
@@ -122,13 +122,13 @@ class Subscription:
         )
 
     def _on_changed(self, news: SnapshotChanged) -> None:
-        if self._emit is not None and self._hears_of(news.kind):
+        if self._tell is not None and self._hears_of(news.kind):
             method = f"notifications/{news.kind}/list_changed"
-            self._emit(encode_notification(method, tag_notification(None, self.id)))
+            self._tell(encode_notification(method, tag_notification(None, self.id)))
 
     def _on_update(self, params: bytes | Raw) -> None:
-        if self._emit is not None:
-            self._emit(encode_notification(RESOURCE_UPDATED, tag_notification(params, self.id)))
+        if self._tell is not None:
+            self._tell(encode_notification(RESOURCE_UPDATED, tag_notification(params, self.id)))
 
     def _hears_of(self, kind: Kind) -> bool:
         agreed = self._agreed

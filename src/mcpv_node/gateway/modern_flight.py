@@ -72,8 +72,9 @@ from .identity import SERVER_INFO
 from .learning import wait_for_first_lists
 from .mirrors import mirrored_in
 from .modern_lists import LIST_OF, ModernLists
-from .modern_reply import Asked, Emit, ModernReply, overloaded, refusal
+from .modern_reply import Asked, ModernReply, overloaded, refusal
 from .multi_round import KEEP_BOUND
+from .ports import Tell
 from .routing import NoRoute, Route, find_route
 from .services import DoorServices
 
@@ -136,14 +137,14 @@ class ModernFlight:
             self._is_counted = False
             count_down(self._services.load, self._asked.principal)
 
-    async def run(self, emit: Emit) -> ModernReply | None:
-        """Return the answer; None when the client cancelled. `emit` gets the notifications on the way."""
+    async def run(self, tell: Tell) -> ModernReply | None:
+        """Return the answer; None when the client cancelled. `tell` gets the notifications on the way."""
         request = self._asked.request
         try:
             await self._learn()
             if request.method in LIST_OF:
                 return self._lists.page(self._asked)
-            reply = await self._call(emit)
+            reply = await self._call(tell)
             return None if self.is_cancelled else reply
         except _Refusal as refused:
             return refusal(request.id, refused.code, refused.message, refused.data)
@@ -171,7 +172,7 @@ class ModernFlight:
             await wait_for_first_lists(self._services.node, lacking.kind, lacking.keys, lacking.patience)
             self._control.end()
 
-    async def _call(self, emit: Emit) -> ModernReply | None:
+    async def _call(self, tell: Tell) -> ModernReply | None:
         asked = self._asked
         try:
             caller = make_modern_caller(asked.principal, asked.meta, key=asked.key)
@@ -183,17 +184,17 @@ class ModernFlight:
         except RemoteProtocolError as error:
             raise _Refusal(INVALID_PARAMS, str(error)) from None
         if retry is None or retry.state is None:
-            return await self._begin(caller, route, emit)
+            return await self._begin(caller, route, tell)
         state = self._opened(retry.state)
         if state.kind == "held":
-            return await self._go_on(state.held, route, caller, retry, emit)
+            return await self._go_on(state.held, route, caller, retry, tell)
         if state.kind == "again":
-            return await self._begin(caller, _with_params(route, {}, None), emit)
+            return await self._begin(caller, _with_params(route, {}, None), tell)
         if state.server != route.server.view.name:
             raise _Refusal(INVALID_PARAMS, "the requestState is another server's")
         try:
             following = _with_params(route, retry.responses, state.raw)
-            return await self._begin(caller, following, emit, instance=state.instance)
+            return await self._begin(caller, following, tell, instance=state.instance)
         finally:
             self._services.held.tell(LetGo(state.held))
 
@@ -228,7 +229,7 @@ class ModernFlight:
             raise _Refusal(INVALID_PARAMS, str(error)) from None
 
     async def _begin(
-        self, caller: Caller, route: Route, emit: Emit, *, instance: InstanceId | None = None
+        self, caller: Caller, route: Route, tell: Tell, *, instance: InstanceId | None = None
     ) -> ModernReply | None:
         """Make the call, as far as it gets without its client."""
         asked = self._asked
@@ -239,7 +240,7 @@ class ModernFlight:
             token=route.call.progress_token,
             log_level=asked.meta.log_level,
             capabilities=capabilities_of(caller.profile),
-            emit=emit,
+            tell=tell,
         )
         held = self._held = HeldCall(asked.principal, port, CallControl())
         node = self._services.node
@@ -247,7 +248,7 @@ class ModernFlight:
         return await self._finish(held, await held.next_step(), caller, route)
 
     async def _go_on(
-        self, id: HeldId, route: Route, caller: Caller, retry: Retry, emit: Emit
+        self, id: HeldId, route: Route, caller: Caller, retry: Retry, tell: Tell
     ) -> ModernReply | None:
         """The client is back with answers for a call that waits for them."""
         services, asked = self._services, self._asked
@@ -265,7 +266,7 @@ class ModernFlight:
         if self.is_cancelled:
             held.control.cancel("the client cancelled")
             return None
-        held.port.attach(emit, route.call.progress_token)
+        held.port.attach(tell, route.call.progress_token)
         missing = False
         for key, answer in answers:
             if answer is None:

@@ -8,6 +8,7 @@ up does not want the answer any more: its request is cancelled.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Final
 
 from msgspec import Struct
@@ -38,7 +39,7 @@ from .listening import Subscription
 from .modern import ModernFront
 from .modern_flight import ModernFlight
 from .modern_reply import Asked, ModernReply, overloaded
-from .outbox import Mark, Outbox
+from .outbox import Entry, Mark, Outbox
 from .services import DoorServices
 
 # Proxies and NATs forget a connection that is silent for a minute; twice in that time is safe (seconds).
@@ -48,6 +49,10 @@ KEEPALIVE = 25.0
 MAX_KEY = 256
 
 KEY_HEADER: Final = b"mcpv-key"
+
+# What the streams are called; no client sees it, for none can be resumed.
+RESPONSE: Final = "response"
+SUBSCRIPTION: Final = "subscription"
 
 _KEEPALIVE_COMMENT: Final = comment("keepalive")
 
@@ -72,7 +77,7 @@ class ModernHttp:
         """End every subscription with its result; calls go on."""
         self._is_closed = True
         for stream in list(self._streams):
-            stream.close()
+            stream.finish()
 
     async def answer(
         self, exchange: Exchange, place: Place, message: Message, verdict: Verdict, headers: McpHeaders
@@ -111,20 +116,21 @@ class ModernHttp:
 
     async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
         loop = asyncio.get_running_loop()
-        before = Outbox()
+        before = Outbox(RESPONSE)
+        reader = before.connect()
         gone = loop.create_task(exchange.disconnected())
-        task = loop.create_task(flight.run(before.put))
+        task = loop.create_task(flight.run(partial(before.put, may_be_dropped=True)))
 
         def ended(_: asyncio.Task[ModernReply | None]) -> None:
             # A task that is cancelled before its first step never comes to its own end.
             flight.end()
-            before.close()
+            before.finish()
 
         task.add_done_callback(ended)
         gone.add_done_callback(lambda done: None if done.cancelled() else flight.cancel("the client hung up"))
         is_streaming = False
         try:
-            while (item := await before.next(KEEPALIVE)) is not Mark.CLOSED:
+            while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
                 if not is_streaming:
                     is_streaming = True
                     await exchange.start_events()
@@ -148,16 +154,23 @@ class ModernHttp:
         if len(self._streams) >= self._services.node.settings.limits.sessions:
             await _answer(exchange, overloaded(subscription.id, "too many subscriptions are open"))
             return
-        stream = Outbox()
+        stream = Outbox(SUBSCRIPTION)
+        reader = stream.connect()
         self._streams.add(stream)
         if self._is_closed:
-            stream.close()
+            stream.finish()
         gone = asyncio.get_running_loop().create_task(exchange.disconnected())
-        gone.add_done_callback(lambda _: stream.close())
+        gone.add_done_callback(lambda _: stream.finish())
+
+        def tell(message: bytes) -> None:
+            # Twice the same news is no more than once, where nobody has read it yet.
+            if not stream.is_waiting(message):
+                stream.put(message, may_be_dropped=True)
+
         try:
             await exchange.start_events()
-            subscription.begin(stream.put_once)
-            while (item := await stream.next(KEEPALIVE)) is not Mark.CLOSED:
+            subscription.begin(tell)
+            while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
                 await exchange.send_event(_as_event(item))
                 if item is Mark.IDLE:
                     # Who listens is there, though it asks nothing.
@@ -186,5 +199,5 @@ async def _refuse(exchange: Exchange, refused: Refused, id: RawId | None) -> Non
     await exchange.answer(refused.http_status, body)
 
 
-def _as_event(item: bytes | Mark) -> bytes:
-    return encode_event(item) if isinstance(item, bytes) else _KEEPALIVE_COMMENT
+def _as_event(item: Entry | Mark) -> bytes:
+    return _KEEPALIVE_COMMENT if isinstance(item, Mark) else encode_event(item.message)

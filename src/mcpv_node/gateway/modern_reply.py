@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import Final
 
 from msgspec import Struct
 
@@ -28,8 +27,6 @@ TTL_MS: Final = 0
 
 # What is listed depends on whose token asks.
 SCOPE: Final = "private"
-
-Emit: TypeAlias = Callable[[bytes], None]
 
 
 class Asked(Struct, frozen=True):
