@@ -219,6 +219,7 @@ class LineConnection(asyncio.Protocol):
         self._modern = ModernFront(services)
         self._flights: dict[RawId, ModernFlight] = {}
         self._subscriptions: dict[RawId, Subscription] = {}
+        self._beginnings: set[asyncio.Task[None]] = set()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._ended = False
@@ -408,7 +409,9 @@ class LineConnection(asyncio.Protocol):
                     self._write(overloaded(step.id, "too many subscriptions are open").data)
                     return
                 self._subscriptions[step.id] = step
-                step.begin(self._write_if_read)
+                beginning = self._services.node.system.loop.create_task(step.begin(self._write_if_read))
+                self._beginnings.add(beginning)
+                beginning.add_done_callback(self._beginnings.discard)
 
     def _fly(self, flight: ModernFlight) -> None:
         self._flights[flight.id] = flight

@@ -5,12 +5,12 @@ Without I/O: the door writes what it is given, and says when the subscription is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import TypeAlias
 
 from msgspec import Raw
 
-from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.world import Selector
@@ -35,14 +35,15 @@ from .services import DoorServices, new_consumer_id
 NotifyUpdate: TypeAlias = Callable[[bytes | Raw], None]
 
 
-def watch_resources(
+async def watch_resources(
     services: DoorServices,
     consumer: ConsumerId,
     selector: Selector,
-    uris: Iterable[str],
+    caller: Caller,
+    uris: tuple[str, ...],
     notify: NotifyUpdate,
 ) -> frozenset[str]:
-    """Have `notify` called with the params of each update of these resources; the ones that are watched from now on."""
+    """Have `notify` called with the params of each update of these resources, and return those that are watched."""
     return frozenset()
 
 
@@ -55,9 +56,11 @@ class Subscription:
 
     __slots__ = (
         "_agreed",
+        "_caller",
         "_consumer",
+        "_early",
+        "_is_dropped",
         "_tell",
-        "_profile",
         "_selector",
         "_services",
         "_wanted",
@@ -71,30 +74,40 @@ class Subscription:
         wanted: ListenFilter,
         *,
         selector: Selector,
-        profile: ClientProfile,
+        caller: Caller,
     ) -> None:
         self.id = id
         self._services = services
         self._wanted = wanted
         self._selector = selector
-        self._profile = profile
+        self._caller = caller
         self._consumer = new_consumer_id()
         self._tell: Tell | None = None
-        self._agreed = ListenFilter()
+        self._is_dropped = False
+        self._agreed: ListenFilter | None = None
+        self._early: list[bytes | Raw] = []
 
-    def begin(self, tell: Tell) -> None:
+    async def begin(self, tell: Tell) -> None:
         """Say what was agreed to, and from then on what happens of it."""
         self._tell = tell
-        watched = watch_resources(
-            self._services,
-            self._consumer,
-            self._selector,
-            self._wanted.resource_subscriptions,
-            self._on_update,
-        )
+        watched: frozenset[str] = frozenset()
+        if self._wanted.resource_subscriptions:
+            watched = await watch_resources(
+                self._services,
+                self._consumer,
+                self._selector,
+                self._caller,
+                self._wanted.resource_subscriptions,
+                self._on_update,
+            )
+        if self._is_dropped:
+            forget_resources(self._services, self._consumer)
+            return
         self._agreed = self._wanted.within(self._offered(watched))
         tell(encode_notification(ACKNOWLEDGED, acknowledged_params(self.id, self._agreed)))
-        join = Join(self._consumer, self._selector, self._on_changed, self._profile)
+        for params in self._early:
+            self._on_update(params)
+        join = Join(self._consumer, self._selector, self._on_changed, self._caller.profile)
         self._services.node.subscribers.tell(join)
 
     def finish(self) -> bytes:
@@ -104,11 +117,10 @@ class Subscription:
 
     def drop(self) -> None:
         """The client has gone, or does not want it any more."""
-        if self._tell is None:
-            return
-        self._tell = None
-        self._services.node.subscribers.tell(Leave(self._consumer))
-        forget_resources(self._services, self._consumer)
+        if not self._is_dropped:
+            self._is_dropped = True
+            self._services.node.subscribers.tell(Leave(self._consumer))
+            forget_resources(self._services, self._consumer)
 
     def _offered(self, watched: frozenset[str]) -> ListenFilter:
         """What there is to hear of here."""
@@ -122,15 +134,21 @@ class Subscription:
         )
 
     def _on_changed(self, news: SnapshotChanged) -> None:
-        if self._tell is not None and self._hears_of(news.kind):
-            method = f"notifications/{news.kind}/list_changed"
-            self._tell(encode_notification(method, tag_notification(None, self.id)))
+        if self._hears_of(news.kind):
+            self._say(f"notifications/{news.kind}/list_changed", None)
 
     def _on_update(self, params: bytes | Raw) -> None:
-        if self._tell is not None:
-            self._tell(encode_notification(RESOURCE_UPDATED, tag_notification(params, self.id)))
+        if self._agreed is None:
+            # What was agreed to is said first.
+            self._early.append(params)
+        else:
+            self._say(RESOURCE_UPDATED, params)
+
+    def _say(self, method: str, params: bytes | Raw | None) -> None:
+        if self._tell is not None and not self._is_dropped:
+            self._tell(encode_notification(method, tag_notification(params, self.id)))
 
     def _hears_of(self, kind: Kind) -> bool:
-        agreed = self._agreed
+        agreed = self._agreed or ListenFilter()
         flags = (agreed.tools_list_changed, agreed.resources_list_changed, agreed.prompts_list_changed)
         return flags[KINDS.index(kind)]

@@ -19,6 +19,7 @@ from mcpv_node.protocol import (
     parse_listen,
 )
 
+from .callers import make_modern_caller
 from .identity import SERVER_INFO
 from .listening import Subscription
 from .merged import capabilities_for, instructions_for
@@ -71,5 +72,9 @@ class ModernFront:
         except RemoteProtocolError as error:
             return refusal(asked.request.id, INVALID_PARAMS, str(error))
         return Subscription(
-            self._services, asked.request.id, wanted, selector=asked.selector, profile=asked.profile
+            self._services,
+            asked.request.id,
+            wanted,
+            selector=asked.selector,
+            caller=make_modern_caller(asked.principal, asked.meta, key=asked.key),
         )

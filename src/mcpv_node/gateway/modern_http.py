@@ -169,7 +169,7 @@ class ModernHttp:
 
         try:
             await exchange.start_events()
-            subscription.begin(tell)
+            await subscription.begin(tell)
             while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
                 await exchange.send_event(_as_event(item))
                 if item is Mark.IDLE:
