@@ -76,7 +76,7 @@ from mcpv_node.actors.status import (
 from mcpv_node.actors.watches import WatchesMessage
 from mcpv_node.actors.world import Server, World, WorldCell
 from mcpv_node.gateway import DoorServices, HeldCalls, NodeInfo, TokenTable, TreeData, Visibility
-from mcpv_node.gateway.held import HOLD_SECONDS
+from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
 from mcpv_node.protocol import (
     CallFailure,
     Capabilities,
@@ -151,6 +151,7 @@ class FakeInstance(LoopActor[None]):
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
         self.rounds: list[list[tuple[str, bytes | None]]] = []
         self.answered: list[Answer] = []  # what its clients have said
+        self.stays_silent = False  # it has its answers, and says nothing for now
         self.next_answers: list[Answer] = []  # given to the next calls, whatever they ask
         self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
 
@@ -215,7 +216,7 @@ class FakeInstance(LoopActor[None]):
         assert self._asking is not None
         call, deferred, numbers = self._asking
         numbers.discard(message.number)
-        if not numbers:
+        if not numbers and not self.stays_silent:
             self._ask_next(call, deferred)
 
     @handles(CancelCall)
@@ -466,6 +467,7 @@ async def fake_node(
     tools: tuple[str, ...] = TOOLS,
     definitions: tuple[Listed, ...] = (),
     hold_seconds: float = HOLD_SECONDS,
+    hold_limit: int = MAX_HELD,
 ) -> AsyncIterator[FakeNode]:
     """Build it, and end every actor of it."""
     settings = settings or make_settings()
@@ -531,7 +533,7 @@ async def fake_node(
     clients.cell.start(Clients(context))
     node.cells.append(clients)
     load: Counter[str] = Counter()
-    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds), "held")
+    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
