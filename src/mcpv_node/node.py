@@ -33,7 +33,9 @@ from mcpv_node.actors import (
     Clients,
     Events,
     Guard,
+    HttpInstance,
     Index,
+    Instance,
     NodeContext,
     Probe,
     Server,
@@ -371,13 +373,15 @@ class NodeRuntime:
         instances = Handle[StartChild].create(self.system, f"instances-{group.name}")
         stop_grace = spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
 
+        kind: Callable[..., Instance] = partial(StdioInstance, guard=guard) if spec.is_stdio else HttpInstance
+
         def start_instance(instance_id: InstanceId, lane: Lane, may_probe: bool) -> Handle[InstanceMessage]:
             handle = Handle[InstanceMessage].create(self.system, f"instance-{instance_id}")
             instances.tell(
                 StartChild(
                     ChildSpec(
                         id=instance_id,
-                        start=lambda: StdioInstance(
+                        start=lambda: kind(
                             self.context,
                             spec=spec,
                             spec_key=group.spec_key,
@@ -385,7 +389,6 @@ class NodeRuntime:
                             owner=server,
                             lane=lane,
                             may_probe=may_probe,
-                            guard=guard,
                         ),
                         handle=handle,
                         restart=Restart.TEMPORARY,
