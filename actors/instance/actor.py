@@ -44,6 +44,7 @@ from mcpv_node.protocol import (
     EnvelopeError,
     Failure,
     LastExit,
+    Listed,
     Message,
     Notification,
     Reason,
@@ -174,7 +175,9 @@ class Instance(LoopActor[None], abc.ABC):
             claimed=self._claim,
         )
         self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
-        self._lists = ListReader(spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list)
+        self._lists = ListReader(
+            spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list, self._complaint
+        )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
         self._log_level: str | None = None
@@ -258,6 +261,10 @@ class Instance(LoopActor[None], abc.ABC):
         return None
 
     def _pid(self) -> int | None:
+        return None
+
+    def _complaint(self, _kind: Kind, _one: Listed) -> str | None:
+        """Why this entry of a list cannot be used, if so."""
         return None
 
     def _on_settled(self, number: int) -> None:

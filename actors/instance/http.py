@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from mcpv_node.actors.kernel import ExitReason, handles
+from mcpv_node.actors.snapshot import Kind
 from mcpv_node.protocol import (
     CANCELLED,
     DISCOVER,
@@ -19,6 +20,7 @@ from mcpv_node.protocol import (
     LEGACY,
     EnvelopeError,
     Failure,
+    Listed,
     MirroredParam,
     Reason,
     RemoteProtocolError,
@@ -183,6 +185,16 @@ class HttpInstance(Instance):
         if self._session is None or self._session.unsent <= MAX_UNSENT:
             return None
         return "the server does not take what it is sent"
+
+    def _complaint(self, kind: Kind, one: Listed) -> str | None:
+        """A tool whose arguments cannot be mirrored as it says must not be called (2026-07-28, SEP-2243)."""
+        if kind != "tools" or not self._is_modern:
+            return None
+        try:
+            parse_mirrored(members(one.definition)["inputSchema"])
+        except RemoteProtocolError as error:
+            return str(error)
+        return None
 
     def _on_settled(self, number: int) -> None:
         if self._session is not None:
