@@ -8,7 +8,7 @@
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
-    └── gateway      sessions, http, lines
+    └── gateway      held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
 """
@@ -63,6 +63,8 @@ from mcpv_node.gateway import (
     AuthError,
     Connected,
     DoorServices,
+    HeldCalls,
+    HeldMessage,
     HttpDoor,
     LinesDoor,
     LinesDoorMessage,
@@ -173,6 +175,7 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[ShowInit].create(self.system, "init")
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
+        self._held = Handle[HeldMessage].create(self.system, "held")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -331,6 +334,9 @@ class NodeRuntime:
                         SupervisorSpec(
                             children=(
                                 *self._linger_child(),
+                                ChildSpec(
+                                    id="held", start=lambda: HeldCalls(services.load), handle=self._held
+                                ),
                                 ChildSpec(id="sessions", start=lambda: Sessions(services), handle=sessions),
                                 ChildSpec(
                                     id="http",
@@ -504,6 +510,7 @@ class NodeRuntime:
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
             is_alive=self._root.is_alive,
+            held=self._held,
         )
 
     def tree(self) -> TreeData:

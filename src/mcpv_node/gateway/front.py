@@ -171,6 +171,10 @@ class Front:
         """How many calls have not ended."""
         return len(self._flights)
 
+    def is_in_flight(self, id: RawId) -> bool:
+        """Whether a request with this id has not been answered."""
+        return id in self._flights
+
     def receive(self, message: Message, *, key: str | None = None) -> Step:
         """Take one message; `key` is a routing key that came beside it, in a header."""
         if isinstance(message, Request):
