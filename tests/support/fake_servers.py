@@ -31,7 +31,7 @@ from mcpv_node.actors.index_messages import (
     ListsReport,
     SnapshotChanged,
 )
-from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall
+from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall, Progressed
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Deferred,
@@ -63,9 +63,18 @@ from mcpv_node.actors.status import (
     ShowInit,
     ShowLearning,
 )
+from mcpv_node.actors.watches import WatchesMessage
 from mcpv_node.actors.world import Server, World, WorldCell
 from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
-from mcpv_node.protocol import CallFailure, Listed, Reason, Sealer
+from mcpv_node.protocol import (
+    CallFailure,
+    Capabilities,
+    Listed,
+    Reason,
+    Sealer,
+    ServerHello,
+    params_for_back,
+)
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, SpecKey
 from mcpv_node.telemetry import Event, SystemClock
 from mcpv_node.telemetry.clock import Clock
@@ -99,6 +108,14 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.001)
 
 
+HELLO = ServerHello(
+    version="2025-11-25",
+    name="fake",
+    server_version="1",
+    capabilities=Capabilities(tools=True, raw=b'{"tools":{}}'),
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Finish:
     """Have the oldest `slow` call answered."""
@@ -129,7 +146,7 @@ class FakeInstance(LoopActor[None]):
                 CallFailure(reason=Reason.STOPPING, message="it ends", server=self.name, executed="no")
             )
         self.calls.append(call)
-        params = bytes(call.params_to_send(None) or b"{}")
+        params = params_for_back(call.method, call.params, meta=None, name=call.name) or b"{}"
         self.sent.append(params)
         tool = msgspec.json.decode(params)["name"]
         if tool in self.dying:
@@ -149,8 +166,8 @@ class FakeInstance(LoopActor[None]):
                 )
             case "progress":
                 for step in (1, 2):
-                    if call.on_progress is not None:
-                        call.on_progress(Raw(b'{"progressToken":77,"progress":%d}' % step))
+                    if call.on_event is not None:
+                        call.on_event(Progressed(Raw(b'{"progressToken":77,"progress":%d}' % step)))
         return Answer(
             result=Raw(b'{"content":[],"sent":' + params + b',"server":"' + self.name.encode() + b'"}')
         )
@@ -196,7 +213,7 @@ class FakeServerType(LoopActor[None]):
             deferred: Deferred[Lease | Refused] = self.defer()
             self.parked.append(deferred)
             return deferred
-        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125)
+        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125, HELLO)
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:
@@ -437,6 +454,7 @@ async def fake_node(
     world.publish_servers(servers)
     world.publish(snapshot)
     clients = Handle[ClientsMessage].create(system, "clients")
+    watches = Handle[WatchesMessage].create(system, "watches")
     context = NodeContext(
         node_id="node",
         boot="boot",
@@ -451,6 +469,7 @@ async def fake_node(
         indexes=indexes,
         subscribers=subscribers,
         clients=clients,
+        watches=watches,
     )
     clients.cell.start(Clients(context))
     node.cells.append(clients)

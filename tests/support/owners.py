@@ -212,7 +212,7 @@ async def home(
     dead: list[DeadLetter] = []
     system = ActorSystem(asyncio.get_running_loop(), clock=clock, on_dead_letter=dead.append)
     events, index_recorder, subscribers_recorder = RecorderOfAll(), RecorderOfAll(), RecorderOfAll()
-    names = ("events", "index", "subscribers", "clients")
+    names = ("events", "index", "subscribers", "clients", "watches")
     places: dict[str, Handle[Any]] = {name: Handle.create(system, name) for name in names}
     # One place for the indexes of all kinds: a test that fills them apart makes its own.
     indexes: dict[Kind, Handle[Any]] = dict.fromkeys(KINDS, places["index"])
@@ -230,6 +230,7 @@ async def home(
         indexes=indexes,
         subscribers=places["subscribers"],
         clients=places["clients"],
+        watches=places["watches"],
     )
     at_home = Home(system, context, events, index_recorder, subscribers_recorder, dead)
     try:

@@ -33,7 +33,7 @@ from mcpv_node.protocol import (
 
 from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
 from .calls import RETRY_AFTER, failure_reply
-from .front import AnswerStep, CallStep, LearningStep, RunStep, SilentStep
+from .front import AnswerStep, CallStep, RunStep, SilentStep
 from .outbox import Mark, Outbox
 from .services import DoorServices
 from .sessions import (
@@ -181,7 +181,7 @@ class McpEndpoint:
                 await exchange.answer(200, step.head, rest=step.rest)
             case SilentStep():
                 await exchange.answer(202)
-            case CallStep() | LearningStep():
+            case _:
                 await self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
