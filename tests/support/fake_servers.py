@@ -31,7 +31,14 @@ from mcpv_node.actors.index_messages import (
     ListsReport,
     SnapshotChanged,
 )
-from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall, Progressed
+from mcpv_node.actors.instance.messages import (
+    Answer,
+    Call,
+    CallFailed,
+    CancelCall,
+    Progressed,
+    WatchResources,
+)
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Deferred,
@@ -63,7 +70,8 @@ from mcpv_node.actors.status import (
     ShowInit,
     ShowLearning,
 )
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
+from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
 from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
 from mcpv_node.protocol import (
@@ -137,6 +145,8 @@ class FakeInstance(LoopActor[None]):
         self.refusing = 0  # so many of the next calls come when it has begun to end
         self.cancelled: list[CancelCall] = []
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
+        self.watched: list[frozenset[str]] = []
+        self.watch_answer = Answer(result=b"{}")
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
@@ -171,6 +181,11 @@ class FakeInstance(LoopActor[None]):
         return Answer(
             result=Raw(b'{"content":[],"sent":' + params + b',"server":"' + self.name.encode() + b'"}')
         )
+
+    @answers(WatchResources)
+    def _on_watch(self, request: WatchResources) -> Answer:
+        self.watched.append(request.uris)
+        return self.watch_answer
 
     @handles(CancelCall)
     def _on_cancel(self, message: CancelCall) -> None:
@@ -473,6 +488,8 @@ async def fake_node(
     )
     clients.cell.start(Clients(context))
     node.cells.append(clients)
+    watches.cell.start(Watches(context))
+    node.cells.append(watches)
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),

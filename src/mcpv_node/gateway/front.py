@@ -247,8 +247,8 @@ class Front:
                 return learning
         if request.method in ROUTED:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
-        if request.method == SUBSCRIBE and self.version is not None:
-            return self._on_subscribe(request, key)
+        if request.method == SUBSCRIBE:
+            return self._on_subscribe(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
         if handler is None:
             return _refuse(request, METHOD_NOT_FOUND, f"Method not found: {request.method}")
