@@ -8,6 +8,7 @@
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
+    ├── watches      who hears of which resource, and so what servers are asked to tell
     └── gateway      held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
@@ -43,6 +44,7 @@ from mcpv_node.actors import (
     StdioInstance,
     Store,
     Subscribers,
+    Watches,
     World,
     WorldCell,
 )
@@ -58,7 +60,7 @@ from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
 from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.actors.store import StoreMessage
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.gateway import (
     AuthError,
     Connected,
@@ -329,6 +331,7 @@ class NodeRuntime:
                     self._init_child([self._group_child(group, guard) for group in groups]),
                     self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
+                    ChildSpec(id="watches", start=lambda: Watches(context), handle=watches),
                     supervisor_child(
                         "gateway",
                         SupervisorSpec(
