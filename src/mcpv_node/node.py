@@ -8,6 +8,7 @@
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
+    ├── watches      who hears of which resource, and so what servers are asked to tell
     └── gateway      held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
@@ -33,7 +34,9 @@ from mcpv_node.actors import (
     Clients,
     Events,
     Guard,
+    HttpInstance,
     Index,
+    Instance,
     NodeContext,
     Probe,
     Server,
@@ -41,6 +44,7 @@ from mcpv_node.actors import (
     StdioInstance,
     Store,
     Subscribers,
+    Watches,
     World,
     WorldCell,
 )
@@ -56,7 +60,7 @@ from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
 from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.actors.store import StoreMessage
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.gateway import (
     AuthError,
     Connected,
@@ -327,6 +331,7 @@ class NodeRuntime:
                     self._init_child([self._group_child(group, guard) for group in groups]),
                     self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
+                    ChildSpec(id="watches", start=lambda: Watches(context), handle=watches),
                     supervisor_child(
                         "gateway",
                         SupervisorSpec(
@@ -377,13 +382,15 @@ class NodeRuntime:
         instances = Handle[StartChild].create(self.system, f"instances-{group.name}")
         stop_grace = spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
 
+        kind: Callable[..., Instance] = partial(StdioInstance, guard=guard) if spec.is_stdio else HttpInstance
+
         def start_instance(instance_id: InstanceId, lane: Lane, may_probe: bool) -> Handle[InstanceMessage]:
             handle = Handle[InstanceMessage].create(self.system, f"instance-{instance_id}")
             instances.tell(
                 StartChild(
                     ChildSpec(
                         id=instance_id,
-                        start=lambda: StdioInstance(
+                        start=lambda: kind(
                             self.context,
                             spec=spec,
                             spec_key=group.spec_key,
@@ -391,7 +398,6 @@ class NodeRuntime:
                             owner=server,
                             lane=lane,
                             may_probe=may_probe,
-                            guard=guard,
                         ),
                         handle=handle,
                         restart=Restart.TEMPORARY,

@@ -41,6 +41,7 @@ from mcpv_node.actors.instance.messages import (
     CallFailed,
     CancelCall,
     Progressed,
+    WatchResources,
 )
 from mcpv_node.actors.kernel import (
     ActorSystem,
@@ -73,7 +74,8 @@ from mcpv_node.actors.status import (
     ShowInit,
     ShowLearning,
 )
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
+from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
 from mcpv_node.gateway import DoorServices, HeldCalls, NodeInfo, TokenTable, TreeData, Visibility
 from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
@@ -154,6 +156,8 @@ class FakeInstance(LoopActor[None]):
         self.stays_silent = False  # it has its answers, and says nothing for now
         self.next_answers: list[Answer] = []  # given to the next calls, whatever they ask
         self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
+        self.watched: list[frozenset[str]] = []
+        self.watch_answer = Answer(result=b"{}")
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
@@ -218,6 +222,11 @@ class FakeInstance(LoopActor[None]):
         numbers.discard(message.number)
         if not numbers and not self.stays_silent:
             self._ask_next(call, deferred)
+
+    @answers(WatchResources)
+    def _on_watch(self, request: WatchResources) -> Answer:
+        self.watched.append(request.uris)
+        return self.watch_answer
 
     @handles(CancelCall)
     def _on_cancel(self, message: CancelCall) -> None:
@@ -532,6 +541,8 @@ async def fake_node(
     )
     clients.cell.start(Clients(context))
     node.cells.append(clients)
+    watches.cell.start(Watches(context))
+    node.cells.append(watches)
     load: Counter[str] = Counter()
     held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(

@@ -382,7 +382,7 @@ class Trip:
                     on_event=None if self._port is None else partial(self._on_event, lease),
                     wants_progress=self._port is not None and self._port.wants_progress,
                     log_level=None if self._port is None else self._port.log_level,
-                    headers=self.route.headers,
+                    definition=None if self.route.entry is None else self.route.entry.raw_definition,
                 ),
                 max(0.0, self.ends - sent) + REPLY_MARGIN,
             )

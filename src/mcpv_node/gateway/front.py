@@ -21,6 +21,7 @@ from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.index_messages import SnapshotChanged
 from mcpv_node.actors.server_type import ClientSaid
 from mcpv_node.actors.snapshot import KINDS, LISTS_OF, Kind
+from mcpv_node.actors.watch_messages import Unwatch, UnwatchAll
 from mcpv_node.actors.world import Selector, World
 from mcpv_node.protocol import (
     CANCELLED,
@@ -33,6 +34,7 @@ from mcpv_node.protocol import (
     LOG_LEVELS,
     METHOD_NOT_FOUND,
     NAMED_BY,
+    RESOURCE_UPDATED,
     CallFailure,
     ClientHello,
     ListName,
@@ -64,8 +66,9 @@ from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_
 from .merged import capabilities_for, instructions_for
 from .ports import Emit
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
-from .services import DoorServices
+from .services import DoorServices, new_consumer_id
 from .session_port import Questions, SessionPort
+from .watching import SUBSCRIBE, UNSUBSCRIBE, WatchStep, find_watched, watch_resource
 
 PING: Final = "ping"
 SET_LEVEL: Final = "logging/setLevel"
@@ -79,6 +82,8 @@ CAPABILITIES: Final = b'{"tools":{"listChanged":true},"resources":{"listChanged"
 _LIST_OF: Final[Mapping[str, tuple[ListName, Kind]]] = MappingProxyType(
     {LISTS[of].method: (of, kind) for kind in KINDS for of in LISTS_OF[kind]}
 )
+
+_KINDS: Final[Mapping[str, Kind]] = MappingProxyType({**KIND_OF, SUBSCRIBE: "resources"})
 
 
 class AnswerStep(Struct, frozen=True):
@@ -117,7 +122,7 @@ class LearningStep(Struct, frozen=True):
     patience: float
 
 
-RunStep: TypeAlias = CallStep | LearningStep
+RunStep: TypeAlias = CallStep | WatchStep | LearningStep
 Step: TypeAlias = AnswerStep | SilentStep | RunStep
 
 SILENT: Final = SilentStep()
@@ -154,10 +159,12 @@ class Front:
         self._questions = Questions()
         self._initialized = False
         self._flights: dict[RawId, CallControl] = {}
+        self._consumer = new_consumer_id()  # of the updates of resources
         self._requests: dict[str, Callable[[Request], AnswerStep]] = {
             INITIALIZE: self._on_initialize,
             PING: self._on_ping,
             SET_LEVEL: self._on_set_level,
+            UNSUBSCRIBE: self._on_unsubscribe,
             **dict.fromkeys(_LIST_OF, self._on_list),
         }
 
@@ -197,7 +204,7 @@ class Front:
                 await wait_for_first_lists(self._services.node, step.kind, step.keys, step.patience)
                 self.forget(step)
                 following = self._on_request(step.request, step.key, is_patient=False)
-                if not isinstance(following, CallStep):
+                if not isinstance(following, CallStep | WatchStep):
                     return following.data if isinstance(following, AnswerStep) else None
                 step = following
                 control = self._flights[step.id]
@@ -224,7 +231,8 @@ class Front:
                 del self._load[self.principal]
 
     def cancel_all(self, reason: str) -> None:
-        """The client is gone for good: nobody waits for its calls."""
+        """The client is gone for good: nobody waits for its calls, or for what it watches."""
+        self._services.node.watches.tell(UnwatchAll(self._consumer))
         for control in list(self._flights.values()):
             control.cancel(reason)
 
@@ -244,6 +252,8 @@ class Front:
                 return learning
         if request.method in ROUTED:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
+        if request.method == SUBSCRIBE:
+            return self._on_subscribe(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
         if handler is None:
             return _refuse(request, METHOD_NOT_FOUND, f"Method not found: {request.method}")
@@ -303,7 +313,7 @@ class Front:
         """Whether the answer depends on lists that the node is reading for the first time."""
         node, world = self._services.node, self._world
         listed = _LIST_OF.get(request.method)
-        kind = KIND_OF.get(request.method) if listed is None else listed[1]
+        kind = _KINDS.get(request.method) if listed is None else listed[1]
         if kind is None or not world.snapshot(kind).pending:
             return None
         if len(self._flights) >= node.settings.limits.in_flight_per_session:
@@ -329,25 +339,60 @@ class Front:
             return _refuse(request, INVALID_PARAMS, str(error))
         route = find_route(self._world, self.selector, self._caller.profile, call)
         if isinstance(route, NoRoute):
-            return AnswerStep(
-                encode_failure(request.id, code=route.code, message=route.message, data=route.data),
-                is_error=True,
-            )
+            return _no_route(request, route)
+        if not self._take_off(request):
+            return _overloaded(request, route.server.view.name)
+        return CallStep(
+            id=request.id, route=route, caller=self._caller_with(call.key if call.key is not None else key)
+        )
+
+    def _on_subscribe(self, request: Request, key: str | None) -> Step:
+        caller = self._caller_with(key)
+        found = find_watched(self._world, self.selector, caller, request.method, request.params)
+        if isinstance(found, NoRoute):
+            return _no_route(request, found)
+        server, uri = found
+        if not self._take_off(request):
+            return _overloaded(request, server.view.name)
+        return WatchStep(id=request.id, server=server, uri=uri, caller=caller)
+
+    def _on_unsubscribe(self, request: Request) -> AnswerStep:
+        uri = _text_member(request.params, NAMED_BY[UNSUBSCRIBE])
+        if uri is None:
+            return _refuse(request, INVALID_PARAMS, f"the uri of {UNSUBSCRIBE} is missing")
+        self._services.node.watches.tell(Unwatch(self._consumer, uri))
+        return AnswerStep(encode_success(request.id, b"{}"))
+
+    def _take_off(self, request: Request) -> bool:
+        """Count a request as in flight from now on, unless there are too many."""
         limits = self._services.node.settings.limits
         if (
             len(self._flights) >= limits.in_flight_per_session
             or self._load[self.principal] >= limits.in_flight_per_principal
         ):
-            return _overloaded(request, route.server.view.name)
+            return False
         self._flights[request.id] = CallControl()
         self._load[self.principal] += 1
-        own_key = call.key if call.key is not None else key
-        caller = self._caller
-        if own_key is not None:
-            caller = make_caller(self.principal, self.hello, conversation=self._conversation, key=own_key)
-        return CallStep(id=request.id, route=route, caller=caller)
+        return True
 
-    async def _make(self, step: CallStep, control: CallControl, emit: Emit) -> CallReply:
+    def _caller_with(self, key: str | None) -> Caller:
+        """Who calls, with a routing key of its own where it gave one."""
+        if key is None:
+            return self._caller
+        return make_caller(self.principal, self.hello, conversation=self._conversation, key=key)
+
+    async def _make(self, step: CallStep | WatchStep, control: CallControl, emit: Emit) -> CallReply:
+        if isinstance(step, WatchStep):
+            control.wait()
+            return await watch_resource(
+                self._services.node,
+                consumer=self._consumer,
+                server=step.server,
+                uri=step.uri,
+                caller=step.caller,
+                notify=lambda _, params: self._notify(encode_notification(RESOURCE_UPDATED, params)),
+            )
+
         def emit_if_wanted(message: bytes, *, may_be_dropped: bool) -> bool:
             return not control.is_cancelled() and emit(message, may_be_dropped=may_be_dropped)
 
@@ -395,6 +440,11 @@ def _carry_on() -> None:
 
 def _refuse(request: Request, code: int, message: str) -> AnswerStep:
     return AnswerStep(encode_failure(request.id, code=code, message=message), is_error=True)
+
+
+def _no_route(request: Request, found: NoRoute) -> AnswerStep:
+    failure = encode_failure(request.id, code=found.code, message=found.message, data=found.data)
+    return AnswerStep(failure, is_error=True)
 
 
 def _too_early(request: Request) -> AnswerStep:

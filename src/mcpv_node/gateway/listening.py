@@ -5,6 +5,7 @@ Without I/O: the door writes what it is given, and says when the subscription is
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -13,6 +14,7 @@ from msgspec import Raw
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from mcpv_node.actors.snapshot import KINDS, Kind
+from mcpv_node.actors.watch_messages import UnwatchAll
 from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
     ACKNOWLEDGED,
@@ -30,7 +32,9 @@ from mcpv_node.protocol import (
 from .identity import SERVER_INFO
 from .merged import capabilities_for
 from .ports import Tell
+from .routing import NoRoute
 from .services import DoorServices, new_consumer_id
+from .watching import owner_of, watch_resource
 
 NotifyUpdate: TypeAlias = Callable[[bytes | Raw], None]
 
@@ -44,11 +48,28 @@ async def watch_resources(
     notify: NotifyUpdate,
 ) -> frozenset[str]:
     """Have `notify` called with the params of each update of these resources, and return those that are watched."""
-    return frozenset()
+
+    async def is_watched(uri: str) -> bool:
+        server = owner_of(services.node.world.world, selector, caller, uri)
+        if isinstance(server, NoRoute):
+            return False
+        reply = await watch_resource(
+            services.node,
+            consumer=consumer,
+            server=server,
+            uri=uri,
+            caller=caller,
+            notify=lambda _uri, params: notify(params),
+        )
+        return reply.result is not None
+
+    watched = await asyncio.gather(*map(is_watched, uris))
+    return frozenset(uri for uri, is_one in zip(uris, watched, strict=True) if is_one)
 
 
 def forget_resources(services: DoorServices, consumer: ConsumerId) -> None:
     """The consumer is gone; nothing is watched for it any more."""
+    services.node.watches.tell(UnwatchAll(consumer))
 
 
 class Subscription:

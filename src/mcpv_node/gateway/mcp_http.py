@@ -29,7 +29,7 @@ from mcpv_node.protocol import (
 from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
 from .call_answer import CallAnswer, write_events
 from .calls import RETRY_AFTER, failure_reply
-from .front import AnswerStep, CallStep, LearningStep, RunStep, SilentStep
+from .front import AnswerStep, RunStep, SilentStep
 from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
 from .outbox import Reader
 from .services import DoorServices
@@ -172,7 +172,7 @@ class McpEndpoint:
                 await exchange.answer(200, step.head, rest=step.rest)
             case SilentStep():
                 await exchange.answer(202)
-            case CallStep() | LearningStep():
+            case _:
                 await self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
