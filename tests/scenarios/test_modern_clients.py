@@ -145,6 +145,17 @@ def test_several_things_are_asked_for_by_one_call(node: Node, server: str) -> No
 
 
 @both_eras
+@pytest.mark.parametrize("refuse", [False, True])
+def test_the_user_is_sent_to_a_url(node: Node, server: str, refuse: bool) -> None:
+    person = Person(ElicitResult(action="accept"))
+
+    said = call(node, server, person, "test_visit", refuse=refuse)
+
+    assert said == "visited"
+    assert person.asked == ["Sign in, please."]
+
+
+@both_eras
 @pytest.mark.parametrize("action", ["decline", "cancel"])
 def test_the_user_may_say_no(node: Node, server: str, action: Any) -> None:
     person = Person(ElicitResult(action=action))
