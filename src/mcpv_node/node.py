@@ -9,7 +9,7 @@
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
     ├── watches      who hears of which resource, and so what servers are asked to tell
-    └── gateway      sessions, http, lines
+    └── gateway      open tasks, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
 """
@@ -69,6 +69,8 @@ from mcpv_node.gateway import (
     Linger,
     LingerMessage,
     NodeInfo,
+    OpenTasks,
+    OpenTasksMessage,
     Sessions,
     SessionsMessage,
     TokenTable,
@@ -173,6 +175,7 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[ShowInit].create(self.system, "init")
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
+        self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -332,6 +335,9 @@ class NodeRuntime:
                         SupervisorSpec(
                             children=(
                                 *self._linger_child(),
+                                ChildSpec(
+                                    id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
+                                ),
                                 ChildSpec(id="sessions", start=lambda: Sessions(services), handle=sessions),
                                 ChildSpec(
                                     id="http",
@@ -498,6 +504,7 @@ class NodeRuntime:
             version=VERSION,
             learning=self._bootstrap,
             init=self._init,
+            open_tasks=self._open_tasks,
             tree=self.tree,
             info=lambda: self._info(token_file),
             request_stop=self._stop_asked,

@@ -73,7 +73,7 @@ from mcpv_node.actors.status import (
 from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
-from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
+from mcpv_node.gateway import DoorServices, NodeInfo, OpenTasks, TokenTable, TreeData, Visibility
 from mcpv_node.protocol import (
     CallFailure,
     Capabilities,
@@ -490,6 +490,7 @@ async def fake_node(
     node.cells.append(clients)
     watches.cell.start(Watches(context))
     node.cells.append(watches)
+    open_tasks = await node.start(OpenTasks(context), "tasks")
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
@@ -498,6 +499,7 @@ async def fake_node(
         version="1.2.3",
         learning=beginnings,
         init=beginnings,
+        open_tasks=open_tasks,
         tree=lambda: TreeData(
             "node",
             "Supervisor",

@@ -5,6 +5,7 @@
 `services` is what the doors get of the node. `front` is one client's conversation without I/O, `calls` one tool call
 through the node, `visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
 `http_door` is that door, `http` its application, `mcp_http` what it does under `/mcp`, `asgi` what both write with,
+`watching` a subscription and `tasks` work that is fetched later, for which `open_tasks` keeps instances,
 `event_streams` the streams of what happens, `outbox` what waits for a slow reader; `rest` is loaded by the door when it is open. `lines` is the other door.
 """
 
@@ -25,6 +26,7 @@ from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
 from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
 from .linger import Connected, Linger, LingerMessage
+from .open_tasks import OpenTasks, OpenTasksMessage
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
 from .visibility import Visibility
@@ -49,6 +51,8 @@ __all__ = [
     "LinesDoor",
     "LinesDoorMessage",
     "NodeInfo",
+    "OpenTasks",
+    "OpenTasksMessage",
     "Sessions",
     "SessionsMessage",
     "TokenTable",
