@@ -12,6 +12,8 @@ from .context import NodeContext
 from .events import Events
 from .guard import Guard
 from .index import Index
+from .instance.actor import Instance
+from .instance.http import HttpInstance
 from .instance.stdio import StdioInstance
 from .probe import Probe
 from .server_type.actor import ServerType
@@ -24,7 +26,9 @@ __all__ = [
     "Clients",
     "Events",
     "Guard",
+    "HttpInstance",
     "Index",
+    "Instance",
     "NodeContext",
     "Probe",
     "Server",

@@ -26,7 +26,9 @@ from mcpv_node.actors.kernel import (
 )
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Release, new_lease_id
 from mcpv_node.actors.server_type import ServerTypeMessage
+from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import KINDS
+from mcpv_node.actors.watches import WatchesMessage
 from mcpv_node.protocol import parse_initialize_result
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, group_servers
 from mcpv_node.telemetry import SystemClock
@@ -58,6 +60,7 @@ def make_context(system: ActorSystem, world: World, *, folder: Path) -> NodeCont
         indexes={kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS},
         subscribers=Handle[SubscribersMessage].create(system, "subscribers"),
         clients=Handle[ClientsMessage].create(system, "clients"),
+        watches=Handle[WatchesMessage].create(system, "watches"),
     )
 
 
@@ -94,7 +97,7 @@ def start_type(node: NodeContext, name: str, **settings: Any) -> Handle[ServerTy
     group = group_servers(NodeSettings(servers=(spec,)))[0]
     server = Handle[ServerTypeMessage].create(node.system, f"server-{name}")
 
-    def start_instance(instance_id: InstanceId) -> Handle[InstanceMessage]:
+    def start_instance(instance_id: InstanceId, _lane: Lane, _may_probe: bool) -> Handle[InstanceMessage]:
         handle = Handle[InstanceMessage].create(node.system, f"instance-{instance_id}")
         handle.cell.start(_FakeInstance(instance_id, server))
         return handle

@@ -44,6 +44,7 @@ from mcpv_node.protocol import (
     EnvelopeError,
     Failure,
     LastExit,
+    Listed,
     Message,
     Notification,
     Reason,
@@ -174,7 +175,9 @@ class Instance(LoopActor[None], abc.ABC):
             claimed=self._claim,
         )
         self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
-        self._lists = ListReader(spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list)
+        self._lists = ListReader(
+            spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list, self._complaint
+        )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
         self._log_level: str | None = None
@@ -220,17 +223,23 @@ class Instance(LoopActor[None], abc.ABC):
 
     @abc.abstractmethod
     def _transmit_request(
-        self, number: int, method: str, message: bytes, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        number: int,
+        method: str,
+        params: bytes | None,
+        message: bytes,
+        *,
+        definition: bytes | None = None,
     ) -> None:
-        """Send a request of ours; its answer comes back with `_on_message`."""
+        """Send a request of ours; its answer comes back with `_on_message`. `definition` is the tool's that is called."""
 
     @abc.abstractmethod
     def _close_stream(self, number: int) -> None:
         """Withdraw a request that stands open for what it brings."""
 
     @abc.abstractmethod
-    def _withdraw(self, number: int, reason: str) -> None:
-        """The reply to a call is not wanted any more."""
+    def _withdraw(self, number: int, reason: str) -> bool:
+        """The reply to a call is not wanted any more; True when with this it is over."""
 
     @abc.abstractmethod
     def _close(self) -> bool:
@@ -253,6 +262,13 @@ class Instance(LoopActor[None], abc.ABC):
 
     def _pid(self) -> int | None:
         return None
+
+    def _complaint(self, _kind: Kind, _one: Listed) -> str | None:
+        """Why this entry of a list cannot be used, if so."""
+        return None
+
+    def _on_settled(self, number: int) -> None:
+        """The reply to this request has come."""
 
     def _on_ready(self) -> None:
         """What else begins once the instance is ready."""
@@ -318,7 +334,11 @@ class Instance(LoopActor[None], abc.ABC):
         )
         self._pending.add(call)
         self._transmit_request(
-            call.id, request.method, encode_request(call.id, request.method, params), request.headers
+            call.id,
+            request.method,
+            params,
+            encode_request(call.id, request.method, params),
+            definition=request.definition,
         )
         self._arm_sweep(call.ends_at)
         self._asks.on_call(call)
@@ -417,11 +437,14 @@ class Instance(LoopActor[None], abc.ABC):
         call.abandoned_until = self._now + self._spec.drain_timeout_seconds
         call.on_event = None
         self._asks.on_call_over(call)
-        self._withdraw(call.id, reason)
         self._owner.tell(CallAbandoned(call.lease))
-        self._arm_sweep(call.abandoned_until)
+        if self._withdraw(call.id, reason):
+            self._pending.remove(call)
+            self._owner.tell(Release(call.lease))
+        else:
+            self._arm_sweep(call.abandoned_until)
 
-    def _finish_call(self, call: PendingCall, outcome: Answer) -> None:
+    def _end_call(self, call: PendingCall, outcome: Answer | CallFailed) -> None:
         self._pending.remove(call)
         self._asks.on_call_over(call)
         if call.abandoned_until is None:
@@ -470,7 +493,7 @@ class Instance(LoopActor[None], abc.ABC):
         self._pings.heard = True
         match message:
             case Success() | Failure():
-                self._on_reply(message)
+                self._on_reply(message, stream)
             case WireRequest():
                 self._bad_lines.on_good_line()
                 self._asks.on_request(message, call=self._call_of(stream))
@@ -482,10 +505,12 @@ class Instance(LoopActor[None], abc.ABC):
         call = None if stream is None else self._pending.get(stream)
         return None if call is None or call.abandoned_until is not None else call
 
-    def _on_reply(self, reply: Success | Failure) -> None:
-        number = our_id(reply.id)
+    def _on_reply(self, reply: Success | Failure, stream: int | None = None) -> None:
+        # An error without an id is about the request on whose own stream it came.
+        number = stream if reply.id is None else our_id(reply.id)
         if number is None:
             return
+        self._on_settled(number)
         if self._own.on_reply(number, reply) or self._watching.on_reply(number, reply):
             return  # a list or a ping: it says nothing about how calls are answered
         self._bad_lines.on_good_line()
@@ -493,9 +518,9 @@ class Instance(LoopActor[None], abc.ABC):
         if call is None:
             self._log.debug("a reply to no request of ours: {}", number)
         elif isinstance(reply, Success):
-            self._finish_call(call, Answer(result=keep(reply.result)))
+            self._end_call(call, Answer(result=keep(reply.result)))
         else:
-            self._finish_call(call, Answer(error=keep(reply.error)))
+            self._end_call(call, Answer(error=keep(reply.error)))
 
     def _on_notification(self, message: Notification, call: PendingCall | None) -> None:
         if message.method == PROGRESS:
@@ -549,13 +574,7 @@ class Instance(LoopActor[None], abc.ABC):
         self._bad_lines.on_patience_over(message.call_id)
 
     def _fail_bad_reply(self, call: PendingCall, why: str) -> None:
-        self._pending.remove(call)
-        self._asks.on_call_over(call)
-        if call.abandoned_until is None:
-            call.reply.answer(self._failed(Reason.BAD_REPLY, why, call=call))
-        else:
-            self._owner.tell(Release(call.lease))
-        self._stop_when_done()
+        self._end_call(call, self._failed(Reason.BAD_REPLY, why, call=call))
         if self._phase is Phase.READY:
             self._pings.on_nobody_may_wait()
 
@@ -578,10 +597,15 @@ class Instance(LoopActor[None], abc.ABC):
         if self._phase is Phase.READY:
             self._pings.on_turn()
 
-    def _ping_server(self, then: Then) -> None:
+    def _ping_server(self, then: Callable[[Message | None], None]) -> None:
         # The modern era has no ping; what every server has to answer in it does as well.
         method = DISCOVER if self._is_modern else PING
-        self._ask_server(method, self._own_params(None), then, timeout=self._spec.ping_timeout_seconds)
+        self._ask_server(
+            method,
+            self._own_params(None),
+            lambda reply, _status: then(reply),
+            timeout=self._spec.ping_timeout_seconds,
+        )
 
     # --- lists ----------------------------------------------------------------------------------
 
@@ -737,7 +761,8 @@ class Instance(LoopActor[None], abc.ABC):
 
     def _open_stream(self, method: str, params: bytes) -> int:
         number = self._take_id()
-        self._transmit_request(number, method, encode_request(number, method, self._own_params(params)))
+        full = self._own_params(params)
+        self._transmit_request(number, method, full, encode_request(number, method, full))
         return number
 
     def _own_params(self, params: bytes | None) -> bytes | None:

@@ -63,7 +63,10 @@ def announces(capabilities: Capabilities, kind: Kind) -> bool:
 
 
 class ListReader:
-    """See the module. Part of an Instance, which runs its callbacks."""
+    """See the module. Part of an Instance, which runs its callbacks.
+
+    `complaint` says why an entry cannot be used over this instance's transport, if so.
+    """
 
     def __init__(
         self,
@@ -72,10 +75,12 @@ class ListReader:
         instance_id: InstanceId,
         indexes: Mapping[Kind, Handle[IndexMessage]],
         ask: Ask,
+        complaint: Callable[[Kind, Listed], str | None] = lambda _kind, _one: None,
     ) -> None:
         self._hello: ServerHello | None = None
         self._readers = {
-            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask) for kind in KINDS
+            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask, complaint)
+            for kind in KINDS
         }
 
     def begin(self, hello: ServerHello) -> None:
@@ -106,6 +111,7 @@ class _KindReader:
         instance_id: InstanceId,
         index: Handle[IndexMessage],
         ask: Ask,
+        complaint: Callable[[Kind, Listed], str | None],
     ) -> None:
         self._kind: Kind = kind
         self._spec_key = spec_key
@@ -113,6 +119,7 @@ class _KindReader:
         self._instance_id = instance_id
         self._index = index
         self._ask = ask
+        self._complaint = complaint
         self._hello: ServerHello | None = None  # while a reading is under way
         self._listed: dict[tuple[ListName, str], Listed] = {}
         self._rejected: list[Rejected] = []
@@ -171,8 +178,12 @@ class _KindReader:
         except RemoteProtocolError as error:
             self._fail(str(error))
             return
-        for one in page.entries:
-            self._listed.setdefault((of, one.name), one)
+        for index, one in enumerate(page.entries):
+            why = self._complaint(self._kind, one)
+            if why is None:
+                self._listed.setdefault((of, one.name), one)
+            else:
+                self._rejected.append(Rejected(index, one.name, why))
         self._rejected.extend(page.rejected)
         cursor = page.next_cursor
         if cursor is None:

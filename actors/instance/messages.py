@@ -91,7 +91,7 @@ class Call(Request[Answer | CallFailed], Struct, frozen=True):
     on_event: Callable[[CallEvent], None] | None = None
     wants_progress: bool = False
     log_level: str | None = None  # the least severe log message its client wants; None: none at all
-    headers: tuple[tuple[str, str], ...] = ()  # mirrored from the params, for servers behind HTTP
+    definition: bytes | None = None  # the tool's own: a server behind HTTP may want arguments in headers
 
 
 class AnswerAsk(Struct, frozen=True):

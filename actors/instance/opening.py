@@ -79,6 +79,7 @@ class Opening:
         self._try_sse = try_sse
         self._fail = fail
         self._version = LATEST_MODERN
+        self._has_probed_again = False
         self.is_probing = False
 
     def begin(self) -> None:
@@ -106,11 +107,15 @@ class Opening:
         if not self.is_probing:
             return
         is_silent = reply is None and status is None
+        is_first = not self._has_probed_again
         self.is_probing = False
-        match after_probe("silence" if is_silent else reply, asked=self._version, status=status):
+        match after_probe(
+            "silence" if is_silent else reply, asked=self._version, status=status, is_first=is_first
+        ):
             case SpeakModern(hello):
                 self._ready(hello)
             case ProbeAgain(version):
+                self._has_probed_again = True
                 self._probe(version, self._bound)
             case UseInitialize(version):
                 self.initialize(version)

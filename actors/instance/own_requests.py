@@ -25,7 +25,7 @@ class OwnRequests:
     def __init__(
         self,
         *,
-        send: Callable[[int, str, bytes], None],
+        send: Callable[[int, str, bytes | None, bytes], None],
         time_over: Callable[[float, int], Timer],
     ) -> None:
         self._send = send
@@ -38,7 +38,7 @@ class OwnRequests:
     def ask(self, number: int, method: str, params: bytes | None, then: Then, *, timeout: float) -> None:
         """Send one."""
         self._requests[number] = _OwnRequest(then, self._time_over(timeout, number))
-        self._send(number, method, encode_request(number, method, params))
+        self._send(number, method, params, encode_request(number, method, params))
 
     def on_reply(self, number: int, reply: Success | Failure | None, status: int | None = None) -> bool:
         """Tell whether this was a reply to one of them; if so, it has been taken."""

@@ -17,8 +17,6 @@ from mcpv_node.actors.leases import InstanceId
 from mcpv_node.protocol import Message
 from mcpv_node.settings import ServerSpec
 
-from .own_requests import Then
-
 
 class Verdict(Enum):
     """What follows a ping."""
@@ -63,7 +61,7 @@ class Pings:
         self,
         spec: ServerSpec,
         *,
-        ping: Callable[[Then], None],
+        ping: Callable[[Callable[[Message | None], None]], None],
         turn_after: Callable[[float], Timer],
         is_idle: Callable[[], bool],
         is_awaited: Callable[[], bool],
@@ -119,7 +117,7 @@ class Pings:
         self.heard = False
         self._ping(self._on_ping_over)
 
-    def _on_ping_over(self, reply: Message | None, _status: int | None) -> None:
+    def _on_ping_over(self, reply: Message | None) -> None:
         self._is_under_way = False
         heard = self.heard or reply is not None
         finding = decide_after_ping(

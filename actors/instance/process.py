@@ -16,7 +16,6 @@ from mcpv_node.telemetry import rfc3339
 from mcpv_node.transports import (
     ExitStatus,
     LedgerEntry,
-    StartError,
     StdioProcess,
     apply_limits,
     child_environment,
@@ -101,8 +100,6 @@ def start_process(
     tell_now: Callable[[ProcessMessage], None],
 ) -> Started:
     """Start what the spec says, limited as it says; raises StartError. `mark` is in its environment and its heirs'."""
-    if not spec.is_stdio:
-        raise StartError(f"transport {spec.transport}: this node runs servers over stdio only")
     environment = child_environment(node.environ, spec.env, mark)
     program = resolve_program(spec.command, path=environment.get("PATH", ""), cwd=spec.cwd)
     process = StdioProcess.spawn(

@@ -11,8 +11,7 @@ from typing import Any
 
 from mcpv_node.actors.guard import Enlist, GuardMessage, StrikeOff
 from mcpv_node.actors.kernel import ExitReason, Handle, handles
-from mcpv_node.protocol import CANCELLED as CANCELLED_NOTE
-from mcpv_node.protocol import Line, LineFramer, Overlong, cancelled, encode_notification
+from mcpv_node.protocol import CANCELLED, Line, LineFramer, Overlong, cancelled, encode_notification
 from mcpv_node.transports import (
     ExitStatus,
     StartError,
@@ -98,15 +97,22 @@ class StdioInstance(Instance):
             self._process.write(message + b"\n")
 
     def _transmit_request(
-        self, number: int, method: str, message: bytes, headers: tuple[tuple[str, str], ...] = ()
+        self,
+        number: int,
+        method: str,
+        params: bytes | None,
+        message: bytes,
+        *,
+        definition: bytes | None = None,
     ) -> None:
         self._transmit(message)
 
     def _close_stream(self, number: int) -> None:
         self._withdraw(number, "it is not needed any more")
 
-    def _withdraw(self, number: int, reason: str) -> None:
-        self._transmit(encode_notification(CANCELLED_NOTE, cancelled(number, reason)))
+    def _withdraw(self, number: int, reason: str) -> bool:
+        self._transmit(encode_notification(CANCELLED, cancelled(number, reason)))
+        return False
 
     def _try_sse(self) -> None:
         self._begin_stop("handshake failed: it wants a transport that a process cannot have")

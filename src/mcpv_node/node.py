@@ -9,7 +9,7 @@
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
     ├── watches      who hears of which resource, and so what servers are asked to tell
-    └── gateway      open tasks, sessions, http, lines
+    └── gateway      open tasks, held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
 """
@@ -34,7 +34,9 @@ from mcpv_node.actors import (
     Clients,
     Events,
     Guard,
+    HttpInstance,
     Index,
+    Instance,
     NodeContext,
     Probe,
     Server,
@@ -63,6 +65,8 @@ from mcpv_node.gateway import (
     AuthError,
     Connected,
     DoorServices,
+    HeldCalls,
+    HeldMessage,
     HttpDoor,
     LinesDoor,
     LinesDoorMessage,
@@ -176,6 +180,7 @@ class NodeRuntime:
         self._init = Handle[ShowInit].create(self.system, "init")
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
+        self._held = Handle[HeldMessage].create(self.system, "held")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -338,6 +343,9 @@ class NodeRuntime:
                                 ChildSpec(
                                     id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
                                 ),
+                                ChildSpec(
+                                    id="held", start=lambda: HeldCalls(services.load), handle=self._held
+                                ),
                                 ChildSpec(id="sessions", start=lambda: Sessions(services), handle=sessions),
                                 ChildSpec(
                                     id="http",
@@ -380,13 +388,15 @@ class NodeRuntime:
         instances = Handle[StartChild].create(self.system, f"instances-{group.name}")
         stop_grace = spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
 
+        kind: Callable[..., Instance] = partial(StdioInstance, guard=guard) if spec.is_stdio else HttpInstance
+
         def start_instance(instance_id: InstanceId, lane: Lane, may_probe: bool) -> Handle[InstanceMessage]:
             handle = Handle[InstanceMessage].create(self.system, f"instance-{instance_id}")
             instances.tell(
                 StartChild(
                     ChildSpec(
                         id=instance_id,
-                        start=lambda: StdioInstance(
+                        start=lambda: kind(
                             self.context,
                             spec=spec,
                             spec_key=group.spec_key,
@@ -394,7 +404,6 @@ class NodeRuntime:
                             owner=server,
                             lane=lane,
                             may_probe=may_probe,
-                            guard=guard,
                         ),
                         handle=handle,
                         restart=Restart.TEMPORARY,
@@ -511,6 +520,7 @@ class NodeRuntime:
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
             is_alive=self._root.is_alive,
+            held=self._held,
         )
 
     def tree(self) -> TreeData:

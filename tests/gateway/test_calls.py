@@ -11,6 +11,7 @@ import pytest
 from msgspec import Raw
 from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run, until
 
+from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import CallReply, call_tool, make_caller
@@ -23,6 +24,24 @@ CALLER = make_caller("somebody", None, conversation="session:1")
 async def make(node: FakeNode, name: str, **more: Any) -> CallReply:
     context = node.services.node
     return await call_tool(context, CALLER, EVERYTHING, Raw(json.dumps({"name": name}).encode()), **more)
+
+
+class Listening:
+    """A client that wants to hear of progress."""
+
+    wants_progress = True
+    log_level = None
+
+    def __init__(self, seen: list[bytes]) -> None:
+        self.seen = seen
+
+    def on_progress(self, params: Raw) -> None:
+        self.seen.append(bytes(params))
+
+    def on_note(self, method: str, params: Raw | None) -> None: ...
+
+    async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
+        raise AssertionError(method)
 
 
 def error_of(reply: CallReply) -> dict[str, Any]:
@@ -252,7 +271,7 @@ def test_progress_is_given_as_the_server_sent_it(tmp_path: Path) -> None:
     async def main() -> None:
         seen: list[bytes] = []
         async with fake_node(tmp_path) as node:
-            await make(node, "alpha_progress", on_progress=lambda raw: seen.append(bytes(raw)))
+            await make(node, "alpha_progress", port=Listening(seen))
 
         assert seen == [b'{"progressToken":77,"progress":1}', b'{"progressToken":77,"progress":2}']
 

@@ -5,25 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
-from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run, until
+from support.doors import local, open_door
+from support.fake_servers import make_settings, run, until
 from support.raw_http import RawClient, RawConnection, call, initialize, notification, request
 
+from mcpv_node.actors.instance.messages import Progressed
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import Selector
-from mcpv_node.gateway import CountSessions, HttpDoor, Sessions, TokenTable
+from mcpv_node.gateway import CountSessions, HttpDoor, TokenTable
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY, Authority
 from mcpv_node.settings import (
     ListenSettings,
     NodeLimits,
-    NodeSettings,
     ProfileSettings,
     ServerName,
     ToolRules,
@@ -32,21 +30,6 @@ from mcpv_node.settings import (
 TOKENS = TokenTable(
     [("good", DEFAULT_AUTHORITY), ("beta", Authority("b", Selector(server=ServerName("beta"))))]
 )
-
-
-@dataclass
-class Stage:
-    """An open door."""
-
-    node: FakeNode
-    url: str
-    sessions: Handle[Any]
-    door: Handle[Any]
-
-    async def finish_slow(self, name: str = "alpha") -> None:
-        """Have the oldest slow call answered, once there is one."""
-        await until(lambda: self.node.instances[name].waiting)
-        Handle[Finish](self.node.instances[name].cell).tell(Finish())
 
 
 async def until_refused(url: str) -> None:
@@ -59,28 +42,6 @@ async def until_refused(url: str) -> None:
         except OSError:
             continue  # it stood in the queue of the socket that has just been closed
         await connection.close()
-
-
-def local(**changes: Any) -> NodeSettings:
-    return make_settings(listen=ListenSettings(http="127.0.0.1:0"), **changes)
-
-
-@asynccontextmanager
-async def open_door(
-    state_dir: Path,
-    *,
-    settings: NodeSettings | None = None,
-    tokens: TokenTable | None = None,
-    drain_bound: float = 5.0,
-    **more: Any,
-) -> AsyncIterator[Stage]:
-    async with fake_node(state_dir, settings=settings or local(), tokens=tokens, **more) as node:
-        urls: list[str] = []
-        sessions = await node.start(Sessions(node.services), "sessions")
-        door = await node.start(
-            HttpDoor(node.services, sessions, on_bound=urls.append, drain_bound=drain_bound), "http"
-        )
-        yield Stage(node, urls[0], sessions, door)
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])
@@ -122,9 +83,10 @@ def test_the_session_opens_with_the_nodes_own_name_and_the_version_asked_for(tmp
                 lists = {"listChanged": True}
                 assert result["capabilities"] == {
                     "tools": lists,
-                    "resources": lists,
+                    "resources": {**lists, "subscribe": True},
                     "prompts": lists,
                     "logging": {},
+                    "completions": {},
                 }
                 assert len(answer.headers["mcp-session-id"]) >= 22
             await client.close()
@@ -550,8 +512,10 @@ def test_two_sessions_with_equal_ids_and_tokens_never_cross(tmp_path: Path) -> N
             await until(lambda: len(instance.waiting) == len(clients))
             for made, sent in zip(instance.calls, instance.sent, strict=True):
                 me = json.loads(sent)["arguments"]["me"]
-                assert made.on_progress is not None
-                made.on_progress(msgspec.Raw(b'{"progressToken":5,"progress":1,"message":"%d"}' % me))
+                assert made.on_event is not None
+                made.on_event(
+                    Progressed(msgspec.Raw(b'{"progressToken":5,"progress":1,"message":"%d"}' % me))
+                )
             for number, client in enumerate(clients):
                 status, _ = await client.connection.read_head()
                 event = await client.connection.read_event()
@@ -843,14 +807,19 @@ def test_a_routing_key_comes_in_the_header_or_in_meta_and_is_the_principals_own(
     run(main)
 
 
-def test_a_slow_call_shows_a_sign_of_life(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mcpv_node.gateway.mcp_http.KEEPALIVE", 0.01)
+@pytest.mark.parametrize("version", ["2025-06-18", "2025-11-25"])
+def test_a_slow_call_shows_a_sign_of_life(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("mcpv_node.gateway.call_answer.KEEPALIVE", 0.01)
+    monkeypatch.setattr("mcpv_node.gateway.call_answer.RESUMABLE_AFTER", 0.01)
 
     async def main() -> None:
         async with open_door(tmp_path) as stage:
-            client = await RawClient.open(stage.url)
+            client = await RawClient.open(stage.url, version=version)
             await client.send(call(1, "alpha_slow"))
             _, headers = await client.connection.read_head()
+            await client.connection.read_chunk()
             sign = await client.connection.read_chunk()
             await stage.finish_slow()
             answer = await client.connection.read_event()

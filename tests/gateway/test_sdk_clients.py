@@ -13,8 +13,12 @@ import httpx2
 import pytest
 from mcp import Client, MCPError
 from mcp.client.streamable_http import streamable_http_client
-from support.fake_servers import FakeNode, fake_node, make_settings, run, until
+from msgspec import Raw
+from support.breakable import BreakableWay
+from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run, until
 
+from mcpv_node.actors.instance.messages import Progressed
+from mcpv_node.actors.kernel import Handle
 from mcpv_node.gateway import HttpDoor, Sessions, TokenTable
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY
 from mcpv_node.settings import ListenSettings, NodeLimits
@@ -71,6 +75,47 @@ def test_the_sdks_client_lists_calls_and_is_refused_properly(tmp_path: Path, mod
         assert progress == [1, 2]
         assert own.value.error.code == -32050
         assert unknown.value.error.code == -32602
+
+    run(main)
+
+
+def test_the_sdks_client_gets_its_result_although_its_connection_broke(tmp_path: Path) -> None:
+    async def main() -> None:
+        settings = make_settings(listen=ListenSettings(http="127.0.0.1:0"))
+        async with fake_node(tmp_path, settings=settings) as node:
+            urls: list[str] = []
+            sessions = await node.start(Sessions(node.services), "sessions")
+            await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+            alpha = node.instances["alpha"]
+            progress: list[float] = []
+
+            async def on_progress(done: float, _total: float | None, _message: str | None) -> None:
+                progress.append(done)
+
+            def say(done: int) -> None:
+                on_event = alpha.calls[-1].on_event
+                assert on_event is not None
+                on_event(Progressed(Raw(b'{"progressToken":0,"progress":%d}' % done)))
+
+            async with (
+                BreakableWay(urls[0]) as way,
+                Client(f"{way.url}/mcp", mode="legacy") as client,
+                asyncio.TaskGroup() as tasks,
+            ):
+                calling = tasks.create_task(client.call_tool("alpha_slow", {}, progress_callback=on_progress))
+                await until(lambda: alpha.waiting)
+                say(1)
+                await until(lambda: progress)
+                way.cut()
+                say(2)
+                await until(lambda: len(progress) > 1)
+                say(3)
+                Handle[Finish](alpha.cell).tell(Finish())
+                result = await calling
+
+        assert progress == [1, 2, 3]
+        assert not result.is_error
+        assert len(alpha.calls) == 1
 
     run(main)
 

@@ -133,7 +133,7 @@ def test_the_end_of_the_table_ends_every_session_and_says_so(tmp_path: Path) -> 
         body, _type = node.services.node.metrics.exposition()
         kinds = [event.kind for event in node.events.events if event.kind in SESSION_KINDS]
 
-        assert session.outbox.is_closed()
+        assert session.streams.standing.is_finished
         assert kinds == [EventKind.SESSION_OPENED, EventKind.SESSION_CLOSED]
         assert b'mcpv_sessions{door="http",era="legacy"} 0.0' in body
 

@@ -9,6 +9,7 @@ Each fake server has the tools `echo`, `slow`, `error`, `progress` and `dies`; s
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -33,6 +34,9 @@ from mcpv_node.actors.index_messages import (
 )
 from mcpv_node.actors.instance.messages import (
     Answer,
+    AnswerAsk,
+    Asked,
+    AskNumber,
     Call,
     CallFailed,
     CancelCall,
@@ -73,7 +77,16 @@ from mcpv_node.actors.status import (
 from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
-from mcpv_node.gateway import DoorServices, NodeInfo, OpenTasks, TokenTable, TreeData, Visibility
+from mcpv_node.gateway import (
+    DoorServices,
+    HeldCalls,
+    NodeInfo,
+    OpenTasks,
+    TokenTable,
+    TreeData,
+    Visibility,
+)
+from mcpv_node.gateway.held import HOLD_SECONDS
 from mcpv_node.protocol import (
     CallFailure,
     Capabilities,
@@ -133,7 +146,8 @@ class FakeInstance(LoopActor[None]):
     """Answers calls by the name of the tool.
 
     `echo` gives its params back; `slow` waits for `Finish`; `error` is the server's own JSON-RPC error; `progress`
-    makes two notifications, then answers; `dies` fails as when the process ends.
+    makes two notifications, then answers; `dies` fails as when the process ends. `asks` asks its client what
+    `rounds` says, round after round, and then answers with all it was told.
     """
 
     def __init__(self, name: str) -> None:
@@ -145,6 +159,10 @@ class FakeInstance(LoopActor[None]):
         self.refusing = 0  # so many of the next calls come when it has begun to end
         self.cancelled: list[CancelCall] = []
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
+        self.rounds: list[list[tuple[str, bytes | None]]] = []
+        self.answered: list[Answer] = []  # what its clients have said
+        self.next_answers: list[Answer] = []  # given to the next calls, whatever they ask
+        self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
         self.watched: list[frozenset[str]] = []
         self.watch_answer = Answer(result=b"{}")
 
@@ -165,7 +183,14 @@ class FakeInstance(LoopActor[None]):
                     reason=Reason.INSTANCE_DIED, message="it died", server=self.name, executed="unknown"
                 )
             )
+        if self.next_answers:
+            return self.next_answers.pop(0)
         match tool:
+            case "asks":
+                asked: Deferred[Answer | CallFailed] = self.defer()
+                self.waiting[call.lease] = asked
+                self._ask_next(call, asked)
+                return asked
             case "slow":
                 deferred: Deferred[Answer | CallFailed] = self.defer()
                 self.waiting[call.lease] = deferred
@@ -181,6 +206,29 @@ class FakeInstance(LoopActor[None]):
         return Answer(
             result=Raw(b'{"content":[],"sent":' + params + b',"server":"' + self.name.encode() + b'"}')
         )
+
+    def _ask_next(self, call: Call, deferred: Deferred[Answer | CallFailed]) -> None:
+        """Ask the next round's questions, one after the other, as a server writes its lines."""
+        if not self.rounds:
+            self.waiting.pop(call.lease, None)
+            said = [bytes(one.result or one.error or b"null") for one in self.answered]
+            deferred.answer(Answer(result=Raw(b'{"content":[],"said":[%s]}' % b",".join(said))))
+            return
+        questions = self.rounds.pop(0)
+        numbers = [AskNumber(len(self.answered) + place) for place in range(1, len(questions) + 1)]
+        self._asking = call, deferred, set(numbers)
+        for number, (method, params) in zip(numbers, questions, strict=True):
+            assert call.on_event is not None
+            call.on_event(Asked(number, method, None if params is None else Raw(params)))
+
+    @handles(AnswerAsk)
+    def _on_answer(self, message: AnswerAsk) -> None:
+        self.answered.append(message.answer)
+        assert self._asking is not None
+        call, deferred, numbers = self._asking
+        numbers.discard(message.number)
+        if not numbers:
+            self._ask_next(call, deferred)
 
     @answers(WatchResources)
     def _on_watch(self, request: WatchResources) -> Answer:
@@ -213,6 +261,7 @@ class FakeServerType(LoopActor[None]):
         self.server_state = ServerState.COLD
         self.refusal: CallFailure | None = None
         self.keeps_waiting = False
+        self.hello = HELLO
         self.acquired: list[Acquire] = []
         self.released: list[LeaseId] = []
         self.ended: list[bool] = []
@@ -228,7 +277,7 @@ class FakeServerType(LoopActor[None]):
             deferred: Deferred[Lease | Refused] = self.defer()
             self.parked.append(deferred)
             return deferred
-        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125, HELLO)
+        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125, self.hello)
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:
@@ -410,6 +459,14 @@ def make_settings(**changes: Any) -> NodeSettings:
     return NodeSettings(**given)
 
 
+MODERN_HELLO = ServerHello(
+    version="2026-07-28",
+    name="fake",
+    server_version="1",
+    capabilities=Capabilities(tools=True, raw=b'{"tools":{}}'),
+)
+
+
 def listed(name: str) -> Listed:
     """A tool as a server lists it; white space and unknown members must survive."""
     definition = b'{"name":"%s", "inputSchema": {"type":"object"},"x":1.0}' % name.encode()
@@ -424,6 +481,8 @@ async def fake_node(
     tokens: TokenTable | None = None,
     clock: Clock | None = None,
     tools: tuple[str, ...] = TOOLS,
+    definitions: tuple[Listed, ...] = (),
+    hold_seconds: float = HOLD_SECONDS,
 ) -> AsyncIterator[FakeNode]:
     """Build it, and end every actor of it."""
     settings = settings or make_settings()
@@ -458,7 +517,7 @@ async def fake_node(
         [server.view for server in servers.values()],
         {
             (server.view.spec_key, EMPTY_PROFILE): Learnt(
-                server.view.spec_key, EMPTY_PROFILE, tuple(map(listed, tools)), Source.CACHE
+                server.view.spec_key, EMPTY_PROFILE, (*map(listed, tools), *definitions), Source.CACHE
             )
             for server in servers.values()
         },
@@ -491,6 +550,8 @@ async def fake_node(
     watches.cell.start(Watches(context))
     node.cells.append(watches)
     open_tasks = await node.start(OpenTasks(context), "tasks")
+    load: Counter[str] = Counter()
+    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds), "held")
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
@@ -513,6 +574,8 @@ async def fake_node(
         on_sessions=lambda _door, _count: None,
         is_ready=lambda: node.health["ready"],
         is_alive=lambda: node.health["alive"],
+        held=held_calls,
+        load=load,
     )
     try:
         yield node

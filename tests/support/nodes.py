@@ -142,8 +142,10 @@ class Exchange:
             return
         try:
             while line := self.response.readline():
-                if line.startswith(b"data: "):
-                    yield line.removeprefix(b"data: ").rstrip(b"\r\n")
+                data = line.removeprefix(b"data: ").rstrip(b"\r\n")
+                # An event without data only says from where to go on.
+                if line.startswith(b"data: ") and data:
+                    yield data
         finally:
             self.hang_up()
 

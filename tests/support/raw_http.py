@@ -21,6 +21,25 @@ class RawResponse:
         return json.loads(self.body)
 
 
+@dataclass(frozen=True, slots=True)
+class RawEvent:
+    """One server-sent event; what it does not have is None."""
+
+    data: bytes
+    id: str | None = None
+    retry: int | None = None
+
+    @classmethod
+    def parse(cls, chunk: bytes) -> RawEvent:
+        """An event that came whole, in a chunk of its own."""
+        assert chunk.endswith(b"\n\n"), chunk
+        fields = dict(line.split(b": ", 1) for line in chunk[:-2].split(b"\n"))
+        id, retry = fields.get(b"id"), fields.get(b"retry")
+        return cls(
+            fields[b"data"], None if id is None else id.decode(), None if retry is None else int(retry)
+        )
+
+
 class RawConnection:
     """One connection; one request at a time."""
 
@@ -39,6 +58,13 @@ class RawConnection:
             await self.writer.wait_closed()
         except ConnectionError:
             return
+
+    def pause(self) -> None:
+        """Read nothing from the socket any more, until `resume`."""
+        self.writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def resume(self) -> None:
+        self.writer.transport.resume_reading()  # type: ignore[attr-defined]
 
     async def send(
         self, method: str, path: str, headers: dict[str, str] | None = None, body: bytes = b""
@@ -65,11 +91,18 @@ class RawConnection:
         await self.reader.readexactly(2)
         return data
 
-    async def read_event(self) -> Any:
-        """Read the next event of a stream as JSON, past comments; None at its end."""
+    async def read_raw_event(self) -> RawEvent | None:
+        """Read the next event of a stream, past comments; None at its end."""
         while chunk := await self.read_chunk():
-            if chunk.startswith(b"data: "):
-                return json.loads(chunk.removeprefix(b"data: "))
+            if not chunk.startswith(b":"):
+                return RawEvent.parse(chunk)
+        return None
+
+    async def read_event(self) -> Any:
+        """Read the next event of a stream as JSON, past comments and events without data; None at its end."""
+        while (event := await self.read_raw_event()) is not None:
+            if event.data:
+                return json.loads(event.data)
         return None
 
     async def read(self) -> RawResponse:
@@ -100,10 +133,12 @@ class RawClient:
         self.token = token
 
     @classmethod
-    async def open(cls, url: str, path: str = "/mcp", token: str | None = None) -> RawClient:
+    async def open(
+        cls, url: str, path: str = "/mcp", token: str | None = None, version: str = "2025-11-25"
+    ) -> RawClient:
         """Connect and shake hands."""
         client = cls(await RawConnection.open(url), path, token)
-        answer = await client.post(initialize())
+        answer = await client.post(initialize(version=version))
         assert answer.status == 200, answer
         client.session = answer.headers["mcp-session-id"]
         assert (await client.post({"jsonrpc": "2.0", "method": "notifications/initialized"})).status == 202
@@ -125,6 +160,18 @@ class RawClient:
     async def post(self, message: Any, **more: str) -> RawResponse:
         await self.send(message, **more)
         return await self.connection.read()
+
+    async def listen(self, after: str | None = None) -> int:
+        """Send a GET, which reads on after an event; read the head and return the status."""
+        more = {} if after is None else {"Last_Event_ID": after}
+        await self.connection.send("GET", self.path, self.headers(**more))
+        return (await self.connection.read_head())[0]
+
+    async def beside(self, url: str) -> RawClient:
+        """The same client on one more connection."""
+        other = RawClient(await RawConnection.open(url), self.path, self.token)
+        other.session = self.session
+        return other
 
     async def close(self) -> None:
         await self.connection.close()

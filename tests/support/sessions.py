@@ -17,11 +17,12 @@ from support.children import BADSERVER
 from support.owners import BOUND, Home, Recorder, RecorderOfAll, home, until
 from support.processes import group_members
 
+from mcpv_node.actors.callers import EMPTY_PROFILE, Caller, ClientProfile
 from mcpv_node.actors.guard import Enlist, StrikeOff
-from mcpv_node.actors.instance.actor import Instance
 from mcpv_node.actors.instance.messages import (
     Answer,
     Call,
+    CallEvent,
     CallFailed,
     InstanceExited,
     InstanceFailed,
@@ -29,15 +30,19 @@ from mcpv_node.actors.instance.messages import (
     InstanceStarting,
     Lists,
     ListsFailed,
+    Progressed,
     StopInstance,
 )
+from mcpv_node.actors.instance.stdio import StdioInstance
 from mcpv_node.actors.kernel import Deferred, Handle, LoopActor, answers, handles
 from mcpv_node.actors.leases import InstanceId, LeaseId, new_lease_id
+from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.settings import LimitSettings, NodeLimits, NodeSettings, ServerName, ServerSpec, SpecKey
 from mcpv_node.telemetry import SystemClock
 
 T = TypeVar("T")
 KEY = SpecKey("b" * 64)
+CALLER = Caller(principal="somebody", client="test", key="session:1", turn="session:1")
 
 
 class FakeGuard(LoopActor[None]):
@@ -106,17 +111,28 @@ class Session:
         lease: LeaseId | None = None,
         within: float = 1000.0,
         on_progress: Callable[[Raw], None] | None = None,
+        on_event: Callable[[CallEvent], None] | None = None,
+        caller: Caller = CALLER,
         **arguments: object,
     ) -> asyncio.Task[Answer | CallFailed]:
         """Send one call; the clock is the machine's."""
         params = msgspec.json.encode({"name": "prefixed_" + tool, "arguments": arguments})
+
+        def hear(event: CallEvent) -> None:
+            if on_event is not None:
+                on_event(event)
+            if on_progress is not None and isinstance(event, Progressed):
+                on_progress(event.params)
+
         request = Call(
             lease or new_lease_id(),
+            caller,
             "tools/call",
             Raw(params),
             self.home.context.clock.monotonic() + within,
             name=tool,
-            on_progress=on_progress,
+            on_event=hear,
+            wants_progress=on_progress is not None,
         )
         return asyncio.get_running_loop().create_task(self.instance.ask(request, BOUND))
 
@@ -159,6 +175,8 @@ async def session(
     limits: NodeLimits | None = None,
     limits_of_server: LimitSettings | None = None,
     refusal: Exception | None = None,
+    profile: ClientProfile = EMPTY_PROFILE,
+    may_probe: bool = False,
     **given: Any,
 ) -> AsyncIterator[Session]:
     """Start an Instance; names in capitals are knobs of the server, the others settings of its spec."""
@@ -190,12 +208,14 @@ async def session(
         try:
             await at_home.fill(
                 "instance",
-                lambda: Instance(
+                lambda: StdioInstance(
                     at_home.context,
                     spec=spec,
                     spec_key=KEY,
                     instance_id=InstanceId("bad-1"),
                     owner=owner_handle,
+                    lane=Lane(profile),
+                    may_probe=may_probe,
                     guard=guard_handle,
                 ),
                 handle=one.instance,

@@ -43,19 +43,25 @@ from mcpv_node.actors.leases import (
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
+    ELICITATION,
     INVALID_PARAMS,
     TASK_METHODS,
+    URL_ELICITATION_REQUIRED,
     CallFailure,
     RawId,
     Reason,
     RemoteProtocolError,
+    capabilities_of,
     encode_failure_raw,
     encode_success,
+    error_code,
     error_to_legacy,
     error_to_modern,
+    offers,
     parse_call,
     to_legacy,
     to_modern,
+    url_elicitations,
 )
 from mcpv_node.telemetry import EventKind
 
@@ -197,6 +203,7 @@ async def perform_call(
 ) -> CallReply:
     """`call_tool` for a door: the params have been read, and whoever cancels does so through `control`.
 
+    A modern caller is given a modern server's question as it is, and a legacy server's -32042 where it can visit URLs.
     `instance` is the one that the request goes on with, where it lives. What is returned of a cancelled call is of no
     use to anybody.
     """
@@ -234,6 +241,15 @@ async def perform_call(
     return reply
 
 
+def requires_visits(caller: Caller, answer: Answer | CallReply) -> bool:
+    """Whether a legacy server's answer is that a URL is to be visited first, and this client can be asked to."""
+    if answer.error is None or error_code(answer.error) != URL_ELICITATION_REQUIRED:
+        return False
+    return bool(url_elicitations(answer.error)) and offers(
+        capabilities_of(caller.profile), ELICITATION, b'{"mode":"url"}'
+    )
+
+
 def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
     """The server's answer as the client's era knows it; within an era the very bytes."""
     lease = trip.served
@@ -247,6 +263,8 @@ def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
                     method, answer.result, server_info=SERVER_INFO, ttl_ms=0, cache_scope="private"
                 )
                 return Answer(result=shaped)
+            if requires_visits(trip.caller, answer):
+                return answer
             return Answer(error=error_to_modern(answer.error or b"{}", uri=trip.route.call.name))
         if lease.hello.era == "legacy":
             return answer
@@ -382,7 +400,7 @@ class Trip:
                     on_event=None if self._port is None else partial(self._on_event, lease),
                     wants_progress=self._port is not None and self._port.wants_progress,
                     log_level=None if self._port is None else self._port.log_level,
-                    headers=self.route.headers,
+                    definition=None if self.route.entry is None else self.route.entry.raw_definition,
                 ),
                 max(0.0, self.ends - sent) + REPLY_MARGIN,
             )

@@ -20,7 +20,7 @@ from mcpv_node.protocol import comment, encode_event
 from mcpv_node.telemetry import Event, rfc3339
 
 from .asgi import Exchange
-from .mcp_http import KEEPALIVE
+from .call_answer import KEEPALIVE
 from .outbox import Mark, Outbox
 from .services import DoorServices, new_consumer_id
 
@@ -50,17 +50,17 @@ class EventStreams:
         """End every stream; no other begins."""
         self._closed = True
         for stream in list(self._streams):
-            stream.close()
+            stream.finish()
 
     async def serve(self, exchange: Exchange, *, after: str | None, shows: Filter) -> None:
         """Answer a request with the events that `shows` admits, from the one after the id `after` on."""
         stream = _Stream(shows)
         if self._closed:
-            stream.outbox.close()
+            stream.outbox.finish()
         self._streams.add(stream.outbox)
         events, consumer = self._node.events, new_consumer_id()
         gone = asyncio.get_running_loop().create_task(exchange.disconnected())
-        gone.add_done_callback(lambda _: stream.outbox.close())
+        gone.add_done_callback(lambda _: stream.outbox.finish())
         try:
             followed = await events.ask(Follow(consumer, stream.hear, after), RING_BOUND)
             stream.newest = stream.newest or followed.newest
@@ -71,12 +71,13 @@ class EventStreams:
                 why = "the last event id is not known here"
                 await exchange.send_event(_encode_reset(followed.newest, why, self._node.clock.wall()))
             await self._replay(exchange, followed.missed, shows)
-            while (item := await stream.outbox.next(KEEPALIVE)) is not Mark.CLOSED:
+            reader = stream.outbox.connect()
+            while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
                 if stream.has_missed():
                     why = "the reader did not keep up"
                     await exchange.send_event(_encode_reset(stream.newest, why, self._node.clock.wall()))
-                elif isinstance(item, bytes):
-                    await exchange.send_event(item)
+                elif not isinstance(item, Mark):
+                    await exchange.send_event(item.message)
                 elif await self._is_followed(consumer):
                     await exchange.send_event(_KEEPALIVE_COMMENT)
                 else:
@@ -109,7 +110,7 @@ class _Stream:
     __slots__ = ("_shows", "newest", "outbox")
 
     def __init__(self, shows: Filter) -> None:
-        self.outbox = Outbox(BACKLOG)
+        self.outbox = Outbox("events", messages=BACKLOG)
         self.newest = ""  # the id of the newest event, shown or not
         self._shows = shows
 
@@ -117,15 +118,11 @@ class _Stream:
         """One event more."""
         self.newest = numbered.id
         if self._shows(numbered.event):
-            self.outbox.put(_encode(numbered))
+            self.outbox.put(_encode(numbered), may_be_dropped=True)
 
     def has_missed(self) -> bool:
         """Whether something had to give way; then nothing of it waits any more."""
-        if not self.outbox.dropped:
-            return False
-        self.outbox.dropped = 0
-        self.outbox.take_all()
-        return True
+        return bool(self.outbox.dropped) and bool(self.outbox.skip())
 
 
 def _encode(numbered: NumberedEvent) -> bytes:

@@ -65,6 +65,7 @@ from .cursors import Cursors
 from .identity import SERVER_NAME
 from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_for_first_lists
 from .merged import capabilities_for, instructions_for
+from .ports import Emit
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
 from .services import DoorServices, new_consumer_id
 from .session_port import Questions, SessionPort
@@ -180,6 +181,10 @@ class Front:
         """How many calls have not ended."""
         return len(self._flights)
 
+    def is_in_flight(self, id: RawId) -> bool:
+        """Whether a request with this id has not been answered."""
+        return id in self._flights
+
     def receive(self, message: Message, *, key: str | None = None) -> Step:
         """Take one message; `key` is a routing key that came beside it, in a header."""
         if isinstance(message, Request):
@@ -190,7 +195,7 @@ class Front:
             self._questions.on_answer(message)
         return SILENT
 
-    async def run_call(self, step: RunStep, emit: Callable[[bytes], None]) -> bytes | None:
+    async def run_call(self, step: RunStep, emit: Emit) -> bytes | None:
         """Make the call and return the answer; None when the client cancelled it. It may cancel the task it runs in.
 
         `emit` gets the progress notifications on the way.
@@ -395,9 +400,7 @@ class Front:
             return self._caller
         return make_caller(self.principal, self.hello, conversation=self._conversation, key=key)
 
-    async def _make(
-        self, step: CallStep | WatchStep, control: CallControl, emit: Callable[[bytes], None]
-    ) -> CallReply:
+    async def _make(self, step: CallStep | WatchStep, control: CallControl, emit: Emit) -> CallReply:
         if isinstance(step, WatchStep):
             control.wait()
             return await watch_resource(
@@ -409,9 +412,8 @@ class Front:
                 notify=lambda _, params: self._notify(encode_notification(RESOURCE_UPDATED, params)),
             )
 
-        def emit_if_wanted(message: bytes) -> None:
-            if not control.is_cancelled():
-                emit(message)
+        def emit_if_wanted(message: bytes, *, may_be_dropped: bool) -> bool:
+            return not control.is_cancelled() and emit(message, may_be_dropped=may_be_dropped)
 
         assert self.hello is not None  # calls come after initialize
         port = SessionPort(

@@ -16,12 +16,11 @@ import socket
 import stat
 import struct
 import sys
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias, cast
 
 import msgspec
 from loguru import logger
@@ -31,14 +30,26 @@ from mcpv_node.actors.index_messages import Join, Leave
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
+    CANCELLED,
     INVALID_REQUEST,
     PARSE_ERROR,
     EnvelopeError,
+    Legacy,
     Line,
     LineFramer,
+    Message,
+    Modern,
+    Notification,
     Overlong,
+    RawId,
+    Refused,
+    RemoteProtocolError,
+    Request,
+    RequestMeta,
     encode_failure,
     guess_id,
+    judge_line,
+    parse_cancelled,
     parse_message,
 )
 from mcpv_node.settings import ServerName
@@ -46,6 +57,10 @@ from mcpv_node.telemetry import EventKind
 
 from .front import AnswerStep, Front, RunStep, SilentStep
 from .http_door import DRAIN_BOUND, DoorError
+from .listening import Subscription
+from .modern import ModernFront
+from .modern_flight import ModernFlight
+from .modern_reply import Asked, ModernReply, overloaded
 from .services import DoorServices, new_consumer_id
 
 SOCKET_NAME: Final = "node.sock"
@@ -66,6 +81,9 @@ MAX_UNREAD = 64 * 1024 * 1024
 
 # How long a socket that somebody left behind may take to refuse us (seconds); refusing needs nobody's help.
 PROBE_BOUND = 1.0
+
+# One connection is one client; it needs one subscription, and another while it changes what it wants to hear.
+MAX_SUBSCRIPTIONS = 64
 
 DOOR: Final = "lines"
 ERA: Final = "legacy"
@@ -102,7 +120,6 @@ class LinesDoor(LoopActor[None]):
         self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
-        self._load: Counter[str] = Counter()
         self._connections: set[LineConnection] = set()
         self._stopping = False
 
@@ -157,7 +174,6 @@ class LinesDoor(LoopActor[None]):
         me: Handle[LinesDoorMessage] = Handle(self.cell)
         return LineConnection(
             self._services,
-            load=self._load,
             peers=self._connections,
             on_idle=lambda: me.tell(_Idle()) if self._stopping else None,
         )
@@ -185,13 +201,11 @@ class LineConnection(asyncio.Protocol):
         self,
         services: DoorServices,
         *,
-        load: Counter[str],
         peers: set[LineConnection],
         on_idle: Callable[[], None],
     ) -> None:
         self._services = services
         self._limits = services.node.settings.limits
-        self._load = load
         self._peers = peers
         self._on_idle = on_idle
         self._framer = LineFramer(self._limits.line_bytes)
@@ -202,7 +216,11 @@ class LineConnection(asyncio.Protocol):
         self._front: Front | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._tasks: set[asyncio.Task[bytes | None]] = set()
+        self._modern = ModernFront(services)
+        self._flights: dict[RawId, ModernFlight] = {}
+        self._subscriptions: dict[RawId, Subscription] = {}
+        self._beginnings: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._ended = False
 
@@ -216,6 +234,8 @@ class LineConnection(asyncio.Protocol):
         self._draining = True
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
+        for id in list(self._subscriptions):
+            self._write(self._subscriptions.pop(id).finish())
 
     def register(self) -> None:
         """Have it counted as a client, once it has said what it wants to see."""
@@ -238,6 +258,11 @@ class LineConnection(asyncio.Protocol):
             self._timer.cancel()
         if self._front is not None:
             self._front.cancel_all(reason)
+        for flight in self._flights.values():
+            flight.cancel(reason)
+        for subscription in self._subscriptions.values():
+            subscription.drop()
+        self._subscriptions.clear()
         if self._transport is not None:
             self._transport.close()
             if self._transport.get_write_buffer_size():
@@ -326,7 +351,7 @@ class LineConnection(asyncio.Protocol):
             principal=self._principal,
             selector=selector,
             conversation=f"line:{node.boot}:{self._number}",
-            load=self._load,
+            load=self._services.load,
             notify=self._write_if_read,
         )
         node.subscribers.tell(Join(self._consumer, selector, self._front.on_snapshot_changed))
@@ -339,6 +364,26 @@ class LineConnection(asyncio.Protocol):
         except EnvelopeError as error:
             self._write(encode_failure(error.id, code=error.code, message=error.message))
             return
+        verdict = judge_line(message, opened=front.version is not None)
+        if isinstance(message, Notification) and message.method == CANCELLED:
+            self._cancel_modern(message)
+        if isinstance(message, Request) and (
+            message.id in self._flights or message.id in self._subscriptions
+        ):
+            why = "a request with this id is in flight already"
+            self._write(encode_failure(message.id, code=INVALID_REQUEST, message=why))
+            return
+        match verdict:
+            case Legacy():
+                self._on_legacy(front, message)
+            case Modern(meta=meta) if isinstance(message, Request):
+                self._on_modern(front, message, meta)
+            case Refused(code=code, message=why, data=data) if isinstance(message, Request):
+                self._write(encode_failure(message.id, code=code, message=why, data=data))
+            case _:
+                pass  # told something, we say nothing
+
+    def _on_legacy(self, front: Front, message: Message) -> None:
         was_named = front.hello is not None
         step = front.receive(message)
         if not was_named and front.hello is not None:
@@ -348,9 +393,58 @@ class LineConnection(asyncio.Protocol):
         elif not isinstance(step, SilentStep):
             self._run(front, step)
 
+    def _on_modern(self, front: Front, request: Request, meta: RequestMeta) -> None:
+        if front.is_in_flight(request.id):
+            why = "a request with this id is in flight already"
+            self._write(encode_failure(request.id, code=INVALID_REQUEST, message=why))
+            return
+        step = self._modern.receive(Asked(request, meta, self._principal, front.selector))
+        match step:
+            case ModernReply():
+                self._write(step.data)
+            case ModernFlight():
+                self._fly(step)
+            case Subscription():
+                if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
+                    self._write(overloaded(step.id, "too many subscriptions are open").data)
+                    return
+                self._subscriptions[step.id] = step
+                beginning = self._services.node.system.loop.create_task(step.begin(self._write_if_read))
+                self._beginnings.add(beginning)
+                beginning.add_done_callback(self._beginnings.discard)
+
+    def _fly(self, flight: ModernFlight) -> None:
+        self._flights[flight.id] = flight
+        task = self._services.node.system.loop.create_task(flight.run(self._write_if_read))
+        self._tasks.add(task)
+
+        def ended(done: asyncio.Task[ModernReply | None]) -> None:
+            # A task that is cancelled before its first step never comes to its own end.
+            flight.end()
+            del self._flights[flight.id]
+            self._tasks.discard(done)
+            reply = None if done.cancelled() else done.result()
+            if reply is not None:
+                self._write(reply.data)
+            if not self._tasks:
+                self._on_quiet()
+
+        task.add_done_callback(ended)
+
+    def _cancel_modern(self, notification: Notification) -> None:
+        try:
+            id = parse_cancelled(notification.params)
+        except RemoteProtocolError:
+            return
+        flight, subscription = self._flights.get(id), self._subscriptions.pop(id, None)
+        if flight is not None:
+            flight.cancel("the client cancelled")
+        if subscription is not None:
+            subscription.drop()
+
     def _run(self, front: Front, step: RunStep) -> None:
         loop = self._services.node.system.loop
-        task = loop.create_task(front.run_call(step, self._write_if_read))
+        task = loop.create_task(front.run_call(step, self._emit))
         self._tasks.add(task)
 
         def ended(done: asyncio.Task[bytes | None]) -> None:
@@ -387,6 +481,13 @@ class LineConnection(asyncio.Protocol):
         """Notifications are for who keeps up."""
         if self._transport is not None and self._transport.get_write_buffer_size() < QUIET_ABOVE:
             self._write(notification)
+
+    def _emit(self, message: bytes, *, may_be_dropped: bool) -> bool:
+        if may_be_dropped:
+            self._write_if_read(message)
+        else:
+            self._write(message)
+        return not self._ended
 
     def _write(self, message: bytes) -> None:
         transport = self._transport

@@ -1,40 +1,37 @@
-"""MCP's Streamable HTTP in the legacy era: POST, GET and DELETE on one path, with sessions.
+"""MCP's Streamable HTTP: POST, GET and DELETE on one path, with sessions in the legacy era; `modern_http` has the other.
 
-A POST is answered with JSON when the reply is all there is to say, and with a stream of events when something else
-comes first; nothing is committed until then, or until the client must see a sign of life. That a client hangs up
-does not cancel its call: in this era it says so.
+How one call is answered is `call_answer`'s; the streams of a session are in `streams`. GET reads the session's own
+stream, or goes on after the event it names in `Last-Event-ID`.
 """
 
 from __future__ import annotations
 
-import asyncio
 from typing import Final
 
-from msgspec import Struct
-from msgspec.structs import replace
-
 from mcpv_node.actors.kernel import Handle
-from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
     INITIALIZE,
     INVALID_REQUEST,
     LEGACY,
     CallFailure,
     EnvelopeError,
+    Legacy,
     Message,
     RawId,
     Reason,
     Request,
-    comment,
-    encode_event,
     encode_failure,
+    judge_post,
     parse_message,
+    read_headers,
 )
 
 from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
+from .call_answer import CallAnswer, write_events
 from .calls import RETRY_AFTER, failure_reply
-from .front import AnswerStep, CallStep, RunStep, SilentStep
-from .outbox import Mark, Outbox
+from .front import AnswerStep, RunStep, SilentStep
+from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
+from .outbox import Reader
 from .services import DoorServices
 from .sessions import (
     Attach,
@@ -46,28 +43,13 @@ from .sessions import (
     SessionsMessage,
 )
 
-# Proxies and NATs forget a connection that is silent for a minute; twice in that time is safe (seconds).
-KEEPALIVE = 25.0
-
 # A look into the session table takes microseconds; longer means that its owner is being restarted (seconds).
 SESSION_BOUND = 5.0
 
 ALLOWED: Final = b"GET, POST, DELETE"
 SESSION_HEADER: Final = b"mcp-session-id"
 VERSION_HEADER: Final = b"mcp-protocol-version"
-KEY_HEADER: Final = b"mcpv-key"
-
-# A longer one would only be a way to fill memory.
-MAX_KEY = 256
-
-_KEEPALIVE_COMMENT: Final = comment("keepalive")
-
-
-class Place(Struct, frozen=True):
-    """Who asks, and for which part of the node."""
-
-    principal: str
-    selector: Selector
+LAST_EVENT_HEADER: Final = b"last-event-id"
 
 
 class McpEndpoint:
@@ -77,7 +59,8 @@ class McpEndpoint:
         self._services = services
         self._sessions = sessions
         self._limits = services.node.settings.limits
-        self._streams: set[Outbox] = set()
+        self._streams: set[Reader] = set()
+        self._modern = ModernHttp(services)
 
     @property
     def _now(self) -> float:
@@ -87,10 +70,13 @@ class McpEndpoint:
         """End every stream that would stay open by itself; calls go on."""
         for stream in list(self._streams):
             stream.close()
+        self._modern.close_streams()
 
     async def handle(self, exchange: Exchange, place: Place) -> None:
         """Answer one request that may be here."""
         match exchange.method:
+            case "GET" | "DELETE" if is_modern(exchange):
+                await exchange.problem(405, "this version has requests only", headers=[(b"allow", b"POST")])
             case "POST":
                 await self._post(exchange, place)
             case "GET":
@@ -123,6 +109,11 @@ class McpEndpoint:
             message = parse_message(body, depth=self._limits.depth)
         except EnvelopeError as error:
             await _refuse(exchange, 400, error.message, code=error.code, id=error.id)
+            return
+        headers = read_headers(exchange.scope["headers"])
+        verdict = judge_post(message, headers)
+        if not isinstance(verdict, Legacy):
+            await self._modern.answer(exchange, place, message, verdict, headers)
             return
         if (
             isinstance(message, Request)
@@ -185,42 +176,12 @@ class McpEndpoint:
                 await self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
-        if isinstance(step, CallStep) and step.route.call.progress_token is None:
-            await self._call_quietly(exchange, session, step)
-        else:
-            await self._call_with_progress(exchange, session, step)
-
-    async def _call_quietly(self, exchange: Exchange, session: Session, step: CallStep) -> None:
-        """Nothing comes before the reply, so the request waits for it itself; most calls are such."""
-        life = _SignsOfLife(exchange)
+        answer = CallAnswer(exchange, session, self._services.node.clock)
         try:
-            reply = await session.front.run_call(step, _ignore)
-        finally:
-            await life.end()
-        await _finish(exchange, reply, is_streaming=life.is_streaming)
-
-    async def _call_with_progress(self, exchange: Exchange, session: Session, step: RunStep) -> None:
-        progress = Outbox()
-        task = asyncio.get_running_loop().create_task(session.front.run_call(step, progress.put))
-
-        def ended(_: asyncio.Task[bytes | None]) -> None:
-            # A task that is cancelled before its first step never comes to its own end.
-            session.front.forget(step)
-            progress.close()
-
-        task.add_done_callback(ended)
-        is_streaming = False
-        try:
-            while (item := await progress.next(KEEPALIVE)) is not Mark.CLOSED:
-                if not is_streaming:
-                    is_streaming = True
-                    await exchange.start_events()
-                await exchange.send_event(_as_event(item))
-            reply = task.result() if not task.cancelled() else _interrupted(step)
-            await _finish(exchange, reply, is_streaming=is_streaming)
+            await answer.finish(await session.front.run_call(step, answer.emit))
         finally:
             # Only the door's own end gets here with the call under way: its bound for calls in hand is over.
-            task.cancel("the node stops")
+            answer.abandon()
 
     # --- GET and DELETE -------------------------------------------------------------------------
 
@@ -231,21 +192,19 @@ class McpEndpoint:
         session = await self._attach(exchange, place, None)
         if session is None:
             return
-        stream = session.take_stream()
-        self._streams.add(stream)
-        gone = asyncio.get_running_loop().create_task(exchange.disconnected())
-        gone.add_done_callback(lambda _: stream.close())
         try:
-            await exchange.start_events()
-            # The client's headers are complete once something follows them.
-            await exchange.send_event(_KEEPALIVE_COMMENT)
-            while (item := await stream.next(KEEPALIVE)) is not Mark.CLOSED:
-                await exchange.send_event(_as_event(item))
-            await exchange.end_events()
+            reader = session.streams.connect(exchange.header(LAST_EVENT_HEADER))
+            if reader is None:
+                await _refuse(exchange, 400, "what followed this Last-Event-ID is not kept any more")
+                return
+            # A stream with an answer to come ends by itself, like the request it was opened for.
+            if reader.outbox is session.streams.standing:
+                self._streams.add(reader)
+            try:
+                await write_events(exchange, reader, primes=session.primes)
+            finally:
+                self._streams.discard(reader)
         finally:
-            gone.cancel()
-            self._streams.discard(stream)
-            session.leave_stream(stream)
             session.detach(self._now)
 
     async def _delete(self, exchange: Exchange, place: Place) -> None:
@@ -260,57 +219,6 @@ class McpEndpoint:
             await exchange.answer(204)
         else:
             await _refuse(exchange, 404, "there is no such session")
-
-
-class _SignsOfLife:
-    """Opens the stream of an answer that takes long, and keeps it open with comments until the answer is there."""
-
-    __slots__ = ("_exchange", "_loop", "_task", "_timer", "is_streaming")
-
-    def __init__(self, exchange: Exchange) -> None:
-        self.is_streaming = False
-        self._exchange = exchange
-        self._loop = asyncio.get_running_loop()
-        self._task: asyncio.Task[None] | None = None
-        self._timer = self._loop.call_later(KEEPALIVE, self._begin)
-
-    async def end(self) -> None:
-        """Write no more from here on; what was begun has been written whole."""
-        self._timer.cancel()
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-
-    def _begin(self) -> None:
-        self._task = self._loop.create_task(self._show())
-
-    async def _show(self) -> None:
-        await self._exchange.start_events()
-        self.is_streaming = True
-        while True:
-            await self._exchange.send_event(_KEEPALIVE_COMMENT)
-            await asyncio.sleep(KEEPALIVE)
-
-
-def _ignore(_: bytes) -> None:
-    """What a call without a progress token has to say on the way: nothing."""
-
-
-async def _finish(exchange: Exchange, reply: bytes | None, *, is_streaming: bool) -> None:
-    """Answer with JSON, or end the stream with the answer; None: the client has cancelled."""
-    if not is_streaming and reply is not None:
-        await exchange.answer(200, reply)
-        return
-    if not is_streaming:
-        # A cancelled request has no answer, and a stream is what may end without one.
-        await exchange.start_events()
-    if reply is not None:
-        await exchange.send_event(encode_event(reply))
-    await exchange.end_events()
-
-
-def _as_event(item: bytes | Mark) -> bytes:
-    return encode_event(item) if isinstance(item, bytes) else _KEEPALIVE_COMMENT
 
 
 async def _refuse(
@@ -334,11 +242,3 @@ def _too_many_sessions(request: Request) -> bytes:
         retry_after=RETRY_AFTER,
     )
     return failure_reply(failure).encode(request.id)
-
-
-def _interrupted(step: RunStep) -> bytes:
-    """The answer to a request that was ended from inside the node."""
-    failure = CallFailure(reason=Reason.STOPPING, message="the node stops", server="", executed="no")
-    if isinstance(step, CallStep):
-        failure = replace(failure, server=step.route.server.view.name, executed="unknown")
-    return failure_reply(failure).encode(step.id)

@@ -2,11 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from msgspec import Raw
 
 from mcpv_node.actors.instance.messages import Answer
+
+
+class Emit(Protocol):
+    """Says something to the client on the stream of its call, before the answer."""
+
+    def __call__(self, message: bytes, *, may_be_dropped: bool) -> bool:
+        """False: it was not taken, because nobody will read it or the client owes us too much reading."""
+        ...
+
+
+# Says something that may be dropped: modern clients hear nothing else before an answer.
+Tell: TypeAlias = Callable[[bytes], object]
 
 
 class ClientPort(Protocol):

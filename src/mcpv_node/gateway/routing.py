@@ -47,11 +47,6 @@ class Route(Struct, frozen=True):
         return None if self.entry is None or self.entry.is_resource else self.entry.raw_name
 
     @property
-    def headers(self) -> tuple[tuple[str, str], ...]:
-        """What a server behind HTTP wants to see of the params beside them; read when it is needed."""
-        return ()
-
-    @property
     def is_safe_to_repeat(self) -> bool:
         """Whether making it twice does no harm: reading does none, and tools say it of themselves."""
         return self.call.method in _READING or (self.entry is not None and self.entry.safe_to_repeat)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from typing import Final
 
 import msgspec
@@ -28,11 +27,13 @@ from mcpv_node.protocol import (
     untag_notification,
 )
 
+from .ports import Emit
 from .tasks import TaskRef, as_client_knows, is_for_client
 
 LOG_MESSAGE: Final = "notifications/message"
 
-Emit = Callable[[bytes], None]
+
+UNHEARD: Final = Answer(error=b'{"code":-32603,"message":"the client does not read what it is asked"}')
 
 
 class Questions:
@@ -48,11 +49,15 @@ class Questions:
         id = RawId(b"%d" % self._last)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[id] = answered
-        emit(encode_request(id, method, params))
         try:
+            if not emit(encode_request(id, method, params), may_be_dropped=False):
+                return UNHEARD
             return await answered
         except asyncio.CancelledError:
-            emit(encode_notification(CANCELLED, cancelled(id, "it is not needed any more")))
+            emit(
+                encode_notification(CANCELLED, cancelled(id, "it is not needed any more")),
+                may_be_dropped=False,
+            )
             raise
         finally:
             del self._open[id]
@@ -96,13 +101,16 @@ class SessionPort:
 
     def on_progress(self, params: Raw) -> None:
         if self._token is not None:
-            self._emit(encode_notification(PROGRESS, retoken_progress(params, self._token)))
+            self._emit(
+                encode_notification(PROGRESS, retoken_progress(params, self._token)), may_be_dropped=True
+            )
 
     def on_note(self, method: str, params: Raw | None) -> None:
         if not is_for_client(self._task, method, params):
             return
         if method != LOG_MESSAGE or self.log_level is None or admits(level_of(params), self.log_level):
-            self._emit(encode_notification(method, untag_notification(as_client_knows(self._task, params))))
+            said = untag_notification(as_client_knows(self._task, params))
+            self._emit(encode_notification(method, said), may_be_dropped=True)
 
     async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
         if not offers(self._capabilities, method, params):

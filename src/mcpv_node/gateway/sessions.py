@@ -7,7 +7,6 @@ counts as in flight. Its id is 192 random bits and is worth nothing to another p
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
@@ -27,16 +26,13 @@ from mcpv_node.protocol import Request as RpcRequest
 from mcpv_node.telemetry import EventKind
 
 from .front import AnswerStep, Front
-from .outbox import Outbox
 from .services import DoorServices, new_consumer_id
+from .streams import PRIMED_SINCE, Streams
 
 SessionId = NewType("SessionId", str)
 
 # The specification asks for what cannot be guessed; 128 bits are enough for that.
 SESSION_ID_BYTES = 24
-
-# What a session may have to hear while it has no stream open: at most a word per kind of list.
-UNHEARD = 16
 
 # How late an idle session may be found (seconds); short limits are looked at more often.
 SWEEP_SECONDS = 30.0
@@ -47,14 +43,14 @@ ERA = "legacy"
 
 
 class Session:
-    """One client's session: its conversation and the stream for what it did not ask for."""
+    """One client's session: its conversation and its streams."""
 
-    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "outbox", "users")
+    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "streams", "users")
 
     def __init__(self, session_id: SessionId, *, now: float) -> None:
         self.id = session_id
         self.consumer: ConsumerId = new_consumer_id()
-        self.outbox = Outbox(UNHEARD)
+        self.streams = Streams()
         self.front: Front
         self.ended = False
         self.users = 0  # requests and streams that are open now
@@ -84,32 +80,24 @@ class Session:
         self.users -= 1
         self.idle_since = now
 
+    @property
+    def primes(self) -> bool:
+        """Whether its client can read an event that only says from where to go on."""
+        return self.front.version is not None and self.front.version >= PRIMED_SINCE
+
     def notify(self, message: bytes) -> None:
         """Leave a notification for the stream; the same one once is enough."""
-        self.outbox.put_once(message)
+        if not self.streams.standing.is_waiting(message):
+            self.send(message, may_be_dropped=True)
 
-    def take_stream(self) -> Outbox:
-        """Give the stream to a new reader. There is one; who had it before reads its end.
-
-        The newest wins, because a client that lost its network opens a second one long before we learn that the
-        first is dead.
-        """
-        former = self.outbox
-        self.outbox = Outbox(UNHEARD)
-        for message in former.take_all():
-            self.outbox.put(message)
-        former.close()
-        return self.outbox
-
-    def leave_stream(self, stream: Outbox) -> None:
-        """The reader has gone; what follows waits for the next one."""
-        if self.outbox is stream and not self.ended:
-            self.take_stream()
+    def send(self, message: bytes, *, may_be_dropped: bool) -> bool:
+        """Leave a message that belongs to no request for the stream; False when it was not taken."""
+        return self.streams.put(self.streams.standing, message, may_be_dropped=may_be_dropped)
 
     def end(self, reason: str) -> None:
         """Nobody is there any more: end the stream and the calls."""
         self.ended = True
-        self.outbox.close()
+        self.streams.close()
         self.front.cancel_all(reason)
 
 
@@ -182,7 +170,6 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         super().__init__()
         self._services = services
         self._node = services.node
-        self._load: Counter[str] = Counter()
         self._sessions: dict[SessionId, Session] = {}
 
     def on_start(self, estate: dict[SessionId, Session] | None = None) -> None:
@@ -214,7 +201,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
             principal=request.principal,
             selector=request.selector,
             conversation=f"session:{session.id}",
-            load=self._load,
+            load=self._services.load,
             notify=session.notify,
         )
         step = session.front.receive(request.initialize)
@@ -263,8 +250,10 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         return session if session is not None and session.is_for(principal, selector) else None
 
     def _expire(self) -> None:
-        oldest = self._node.clock.monotonic() - self._node.settings.limits.session_idle_seconds
+        now = self._node.clock.monotonic()
+        oldest = now - self._node.settings.limits.session_idle_seconds
         for session in list(self._sessions.values()):
+            session.streams.expire(now)
             if not session.users and session.idle_since <= oldest:
                 self._end(session, "nothing was in flight for too long")
 

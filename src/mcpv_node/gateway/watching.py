@@ -56,9 +56,15 @@ def find_watched(
         uri = subject_of(method, params) or ""
     except RemoteProtocolError as error:
         return NoRoute(INVALID_PARAMS, str(error))
-    reading = Call(method=READ_RESOURCE, name=uri, progress_token=None, key=None, params=params or Raw(b"{}"))
+    owner = owner_of(world, selector, caller, uri)
+    return owner if isinstance(owner, NoRoute) else (owner, uri)
+
+
+def owner_of(world: World, selector: Selector, caller: Caller, uri: str) -> Server | NoRoute:
+    """Whose a resource is, of those the caller may see."""
+    reading = Call(method=READ_RESOURCE, name=uri, progress_token=None, key=None, params=Raw(b"{}"))
     route = find_route(world, selector, caller.profile, reading)
-    return route if isinstance(route, NoRoute) else (route.server, uri)
+    return route if isinstance(route, NoRoute) else route.server
 
 
 async def watch_resource(

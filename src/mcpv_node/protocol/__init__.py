@@ -149,11 +149,13 @@ from .members import (
 )
 from .meta import (
     ROUTING_KEY,
+    SERVER_INFO_KEY,
     RequestMeta,
     parse_request_meta,
     read_meta,
 )
 from .mirroring import (
+    ANNOTATION,
     MirroredParam,
     parse_mirrored,
 )
@@ -173,6 +175,7 @@ from .params import (
     subject_of,
 )
 from .profiles import (
+    ELICITATION,
     TASKS_EXTENSION,
     capabilities_of,
     merge_capabilities,
@@ -199,6 +202,7 @@ from .rounds import (
     retry_params,
     round_digest,
     url_elicitations,
+    with_state,
 )
 from .sealed import (
     KEY_BYTES,
@@ -277,6 +281,9 @@ from .versions import (
 )
 
 __all__ = [
+    "ANNOTATION",
+    "ELICITATION",
+    "SERVER_INFO_KEY",
     "ACKNOWLEDGED",
     "CACHEABLE",
     "CALL",
@@ -488,4 +495,5 @@ __all__ = [
     "names_task",
     "rename_task",
     "task_state",
+    "with_state",
 ]

@@ -121,15 +121,20 @@ def parse_discover_result(raw: bytes | Raw) -> ServerHello:
     )
 
 
-def after_probe(answer: Message | Silence | None, *, asked: str, status: int | None = None) -> AfterProbe:
-    """How to go on after `server/discover` in the version `asked`.
+def after_probe(
+    answer: Message | Silence | None, *, asked: str, status: int | None = None, is_first: bool = False
+) -> AfterProbe:
+    """How to go on after `server/discover` in the version `asked`; after the first one it may be asked once more.
 
     `answer` is the message that came, "silence" when none did in time, None when what came is no message. `status` is
     the HTTP status; None on stdio.
     """
     if isinstance(answer, Success):
         return _after_result(answer.result)
-    if isinstance(answer, Failure) and (known := _after_modern_error(answer.error, asked)) is not None:
+    if (
+        isinstance(answer, Failure)
+        and (known := _after_modern_error(answer.error, None if is_first else asked)) is not None
+    ):
         return known
     if status is None or answer == "silence" or status < 300:
         return UseInitialize()
@@ -173,7 +178,7 @@ def _after_result(result: Raw) -> AfterProbe:
     return ProbeFailed(why)
 
 
-def _after_modern_error(error: Raw, asked: str) -> AfterProbe | None:
+def _after_modern_error(error: Raw, refused: str | None) -> AfterProbe | None:
     """What an error of the modern era means; None when it is none."""
     try:
         found = read_object(error, "the server's error")
@@ -185,7 +190,7 @@ def _after_modern_error(error: Raw, asked: str) -> AfterProbe | None:
             versions = _supported(read_object(found.get("data", Raw(b"{}")), "data"), "supported")
         except RemoteProtocolError:
             return None
-        shared = _newest(tuple(version for version in versions if version != asked), MODERN)
+        shared = _newest(tuple(version for version in versions if version != refused), MODERN)
         if shared is not None:
             return ProbeAgain(shared)
         legacy = _newest(versions, LEGACY)

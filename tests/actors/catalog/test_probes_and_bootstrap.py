@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.catalogs import key_of
+from support.catalogs import hello, key_of
 from support.owners import Home, home, run, turns, until
 
 from mcpv_node.actors import probe as probe_module
@@ -95,7 +95,7 @@ class FakeServer(LoopActor[None]):
         self.acquired.append(request)
         if self.refusal is not None:
             return Refused(self.refusal)
-        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.0, 0.0)
+        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.0, 0.0, hello())
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:

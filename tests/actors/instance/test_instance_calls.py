@@ -14,8 +14,8 @@ from msgspec import Raw
 from support.owners import run, turns, until
 from support.sessions import failure_of, session, text_of
 
-from mcpv_node.actors.instance import actor as instance_actor
 from mcpv_node.actors.instance import bad_lines
+from mcpv_node.actors.instance import stdio as stdio_instance
 from mcpv_node.actors.instance.messages import (
     Answer,
     CallFailed,
@@ -93,7 +93,7 @@ def test_a_call_to_an_instance_that_stops_was_not_executed(tmp_path: Path) -> No
 
 
 def test_a_server_that_does_not_read_gets_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(instance_actor, "MAX_UNSENT", 200_000)
+    monkeypatch.setattr(stdio_instance, "MAX_UNSENT", 200_000)
 
     async def main() -> None:
         async with session(tmp_path) as bad:

@@ -13,17 +13,24 @@ from mcpv_node.actors.instance.messages import (
     CancelCall,
     Describe,
     InstanceFacts,
+    InstanceReady,
     InstanceRetiring,
     InstanceStarting,
     StopInstance,
 )
 from mcpv_node.actors.leases import Release, new_lease_id
+from mcpv_node.protocol import ServerHello
 
 
 async def facts_of(bad: Session) -> InstanceFacts:
     facts = await bad.instance.ask(Describe(), BOUND)
     assert isinstance(facts, InstanceFacts)
     return facts
+
+
+def hello_of(bad: Session) -> ServerHello:
+    """What its owner was told when it was ready."""
+    return bad.owner.of(InstanceReady)[0].hello
 
 
 def test_an_instance_tells_what_is_in_its_hands(tmp_path: Path) -> None:
@@ -36,7 +43,7 @@ def test_an_instance_tells_what_is_in_its_hands(tmp_path: Path) -> None:
             bad.instance.tell(CancelCall(unwanted))
 
             assert await facts_of(bad) == InstanceFacts(
-                pid=bad.pid, ready=True, stopping=False, busy=(wanted,), abandoned=(unwanted,)
+                pid=bad.pid, hello=hello_of(bad), stopping=False, busy=(wanted,), abandoned=(unwanted,)
             )
             for call in calls:
                 call.cancel()
@@ -49,7 +56,7 @@ def test_an_instance_in_its_handshake_is_not_ready(tmp_path: Path) -> None:
         async with session(tmp_path, HANG_HANDSHAKE=1) as bad:
             await bad.heard(InstanceStarting)
 
-            assert await facts_of(bad) == InstanceFacts(bad.pid, False, False, (), ())
+            assert await facts_of(bad) == InstanceFacts(bad.pid, None, False, (), ())
 
     run(main())
 
@@ -62,7 +69,7 @@ def test_an_instance_that_stops_says_so(tmp_path: Path) -> None:
 
             facts = await facts_of(bad)
 
-            assert (facts.ready, facts.stopping) == (False, True)
+            assert (facts.hello, facts.stopping) == (None, True)
 
     run(main())
 
@@ -81,7 +88,7 @@ def test_an_instance_that_only_ends_what_it_has_in_hand_takes_no_more(tmp_path: 
 
             facts = await facts_of(bad)
 
-            assert facts == InstanceFacts(bad.pid, True, True, (wanted,), ())
+            assert facts == InstanceFacts(bad.pid, hello_of(bad), True, (wanted,), ())
             call.cancel()
 
     run(main())

@@ -42,7 +42,7 @@ def test_a_start_is_told_step_by_step_and_enlisted_before_the_handshake(tmp_path
     ("knobs", "words"),
     [
         ({"EXIT_IN_HANDSHAKE": 7}, "exited with code 7 before the handshake was complete"),
-        ({"INIT_ERROR": 1}, "refused the handshake"),
+        ({"INIT_ERROR": 1}, "handshake failed: the server refused initialize"),
         ({"VERSION": "1999-01-01"}, 'the server wants protocolVersion "1999-01-01"'),
         ({"HANG_HANDSHAKE": 1, "start_timeout_seconds": 0.2}, "did not complete the handshake within 0.2 s"),
     ],

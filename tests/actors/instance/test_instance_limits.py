@@ -14,7 +14,7 @@ from loguru import logger
 from support.owners import run, until
 from support.sessions import failure_of, session
 
-from mcpv_node.actors.instance import actor as instance_actor
+from mcpv_node.actors.instance import stdio as stdio_instance
 from mcpv_node.actors.instance.memory import INTERVAL_WITHOUT_PINGS, MIB, complaint, look_interval
 from mcpv_node.actors.instance.messages import InstanceExited, InstanceRetiring
 from mcpv_node.settings import LimitSettings, ServerName, ServerSpec
@@ -115,7 +115,7 @@ def test_a_server_within_its_memory_is_looked_at_again_and_again(
         looks.append(pgid)
         return 60 * MIB
 
-    monkeypatch.setattr(instance_actor, "group_rss_bytes", look)
+    monkeypatch.setattr(stdio_instance, "group_rss_bytes", look)
 
     async def main() -> None:
         async with session(
@@ -134,7 +134,7 @@ def test_a_system_that_does_not_tell_what_a_group_uses_is_mentioned_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looks: list[int] = []
-    monkeypatch.setattr(instance_actor, "group_rss_bytes", looks.append)
+    monkeypatch.setattr(stdio_instance, "group_rss_bytes", looks.append)
 
     async def main() -> None:
         with warnings() as said:
@@ -160,7 +160,7 @@ def test_a_look_that_fails_is_not_the_last(tmp_path: Path, monkeypatch: pytest.M
             raise outcome
         return outcome
 
-    monkeypatch.setattr(instance_actor, "group_rss_bytes", look)
+    monkeypatch.setattr(stdio_instance, "group_rss_bytes", look)
 
     async def main() -> None:
         with warnings() as said:

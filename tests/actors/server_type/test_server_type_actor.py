@@ -52,6 +52,7 @@ from mcpv_node.actors.server_type import (
     Why,
 )
 from mcpv_node.actors.server_type.actor import ServerType
+from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.server_type.messages import InstanceState, Tick
 from mcpv_node.protocol import Capabilities, LastExit, Reason, ServerHello
 from mcpv_node.settings import RestartSettings, ServerGroup, ServerName, ServerSpec, SpecKey
@@ -69,7 +70,7 @@ class CrashableServerType(ServerType):
         return request.what(self)
 
 
-LIVING = InstanceFacts(pid=77, ready=True, stopping=False, busy=(), abandoned=())
+LIVING = InstanceFacts(pid=77, hello=HELLO, stopping=False, busy=(), abandoned=())
 
 
 class FakeInstance(RecorderOfAll):
@@ -92,6 +93,8 @@ class Shop:
         self.instances: dict[str, FakeInstance] = {}
         self.handles: dict[str, Handle[Any]] = {}
         self.started: list[str] = []
+        self.lanes: list[Lane] = []
+        self.probes: list[bool] = []
         self.restarts = restarts
         self.server: Handle[Any] = Handle.create(at_home.system, "server-fs")
 
@@ -108,12 +111,14 @@ class Shop:
         await self.home.fill("server-fs", self.make, restarts=self.restarts, handle=self.server)
         return self
 
-    def start_instance(self, instance_id: InstanceId) -> Handle[Any]:
+    def start_instance(self, instance_id: InstanceId, lane: Lane, may_probe: bool) -> Handle[Any]:
         recorder = self.instances[instance_id] = FakeInstance()
         handle: Handle[Any] = Handle.create(self.home.system, f"instance-{instance_id}")
         handle.cell.start(recorder)
         self.handles[instance_id] = handle
         self.started.append(instance_id)
+        self.lanes.append(lane)
+        self.probes.append(may_probe)
         return handle
 
     # --- what instances tell --------------------------------------------------------------------
@@ -689,7 +694,7 @@ def test_it_does_not_wait_for_an_instance_that_was_never_begun(tmp_path: Path) -
         async with home(tmp_path) as at_home:
             nowhere: Handle[Any] = Handle.create(at_home.system, "instance-fs-1")
             group = ServerGroup(ALONE, (make_spec(),))
-            server = await at_home.fill("fs", lambda: ServerType(at_home.context, group, lambda _: nowhere))
+            server = await at_home.fill("fs", lambda: ServerType(at_home.context, group, lambda *_: nowhere))
             await server.ask(OperatorStart(), BOUND)
 
             await at_home.stop(server)

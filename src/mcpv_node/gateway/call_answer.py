@@ -1,0 +1,100 @@
+"""The answer to one call: JSON when the reply is all there is to say, a stream of events when something comes first.
+
+Nothing is committed until then, or until the client must see a sign of life or learn how to come back. That a client
+hangs up does not cancel its call, for in this era it says so: the call goes on, and what it has to say is read from
+its stream by whoever comes back for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from mcpv_node.telemetry import Clock
+
+from .asgi import Exchange
+from .outbox import Mark, Outbox, Reader
+from .sessions import Session
+from .streams import SIGN_OF_LIFE, event_of, opening_of
+
+# Proxies and NATs forget a connection that is silent for a minute; twice in that time is safe (seconds).
+KEEPALIVE = 25.0
+
+# A call that takes longer than most is worth coming back for, and a client can come back once it was told how (seconds).
+RESUMABLE_AFTER = 5.0
+
+
+class CallAnswer:
+    """See the module. Whoever makes one ends with `abandon`, which is nothing after `finish`."""
+
+    __slots__ = ("_clock", "_exchange", "_is_over", "_outbox", "_session", "_timer", "_writing")
+
+    def __init__(self, exchange: Exchange, session: Session, clock: Clock) -> None:
+        self._exchange = exchange
+        self._session = session
+        self._clock = clock
+        self._outbox: Outbox | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._is_over = False
+        patience = RESUMABLE_AFTER if session.primes else KEEPALIVE
+        self._timer = asyncio.get_running_loop().call_later(patience, self._commit)
+
+    def emit(self, message: bytes, *, may_be_dropped: bool) -> bool:
+        """Say this before the answer, on the call's own stream.
+
+        False: it was not taken, because the call is over or its client owes us too much reading. What may be dropped
+        gives way to what follows; what may not is kept until it has been written.
+        """
+        if self._is_over:
+            return False
+        return self._session.streams.put(self._commit(), message, may_be_dropped=may_be_dropped)
+
+    def notify(self, message: bytes) -> None:
+        """Emit what is of no use to anybody once more of it has come."""
+        self.emit(message, may_be_dropped=True)
+
+    async def finish(self, reply: bytes | None) -> None:
+        """Answer, and return when the answer has been written; None: the client has cancelled, there is none."""
+        self._is_over = True
+        self._timer.cancel()
+        if self._outbox is not None and self._writing is not None:
+            self._session.streams.finish(self._outbox, reply, self._clock.monotonic())
+            await self._writing
+        elif reply is not None:
+            await self._exchange.answer(200, reply)
+        else:
+            # A cancelled request has no answer, and a stream is what may end without one.
+            await self._exchange.start_events()
+            await self._exchange.end_events()
+
+    def abandon(self) -> None:
+        """There will be no answer."""
+        if self._is_over:
+            return
+        self._is_over = True
+        self._timer.cancel()
+        if self._outbox is not None and self._writing is not None:
+            self._session.streams.finish(self._outbox, None, self._clock.monotonic())
+            self._writing.cancel()
+
+    def _commit(self) -> Outbox:
+        if self._outbox is None:
+            self._timer.cancel()
+            self._outbox = self._session.streams.open()
+            writing = write_events(self._exchange, self._outbox.connect(), primes=self._session.primes)
+            self._writing = asyncio.get_running_loop().create_task(writing)
+        return self._outbox
+
+
+async def write_events(exchange: Exchange, reader: Reader, *, primes: bool) -> None:
+    """Answer a request with a stream, until the stream ends, somebody else reads it, or the client has gone."""
+    gone = asyncio.get_running_loop().create_task(exchange.disconnected())
+    gone.add_done_callback(lambda _: reader.close())
+    try:
+        await exchange.start_events()
+        await exchange.send_event(opening_of(reader, primes=primes))
+        while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
+            await exchange.send_event(SIGN_OF_LIFE if isinstance(item, Mark) else event_of(reader, item))
+        await exchange.end_events()
+    finally:
+        gone.cancel()
+        reader.close()
