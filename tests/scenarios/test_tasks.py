@@ -160,6 +160,60 @@ def test_a_task_that_died_with_its_instance_is_unknown_to_the_next_one(node: Nod
     assert "no task" in failure["message"]
 
 
+class ModernClient:
+    """Says with each request who it is, and that it can do tasks."""
+
+    def __init__(self, node: Node, *, offers_tasks: bool = True) -> None:
+        self._node = node
+        self._extensions: Json = {"io.modelcontextprotocol/tasks": {}} if offers_tasks else {}
+
+    def ask(self, method: str, **params: Any) -> Json:
+        ours = "io.modelcontextprotocol"
+        meta = {
+            f"{ours}/protocolVersion": "2026-07-28",
+            f"{ours}/clientInfo": {"name": "modern", "version": "1"},
+            f"{ours}/clientCapabilities": {"extensions": self._extensions},
+        }
+        headers = {
+            "Content-Type": "application/json",
+            "Accept": "application/json, text/event-stream",
+            "MCP-Protocol-Version": "2026-07-28",
+            "Mcp-Method": method,
+            "Mcp-Name": str(params.get("taskId", params.get("name"))),
+        }
+        body = {"jsonrpc": "2.0", "id": 1, "method": method, "params": {**params, "_meta": meta}}
+        return self._node.send("POST", "/mcp", json.dumps(body).encode(), headers).reply()
+
+
+def test_a_modern_server_makes_a_task_of_a_call_for_a_modern_client(tmp_path: Path) -> None:
+    modern = entry(args=[str(KEEPER), "modern"])
+    with running_node(tmp_path, [modern]) as node:
+        node.until_learnt(["keeper"])
+        client = ModernClient(node)
+        unable = ModernClient(node, offers_tasks=False).ask("tools/call", name="keeper_work", arguments={})
+        created = client.ask("tools/call", name="keeper_work", arguments={})["result"]
+        id = created["taskId"]
+        node.until(lambda: node.why("keeper")["instances"][0]["idleSince"] is None, "kept")
+        told = client.ask("tasks/update", taskId=id, inputResponses={"k": {"action": "accept"}})
+        seen = client.ask("tasks/get", taskId=id)["result"]
+        client.ask("tools/call", name="keeper_finish", arguments={"id": "t-1"})
+        done = client.ask("tasks/get", taskId=id)["result"]
+        forged = client.ask("tasks/get", taskId="t-1")["error"]["code"]
+        gone = client.ask("tasks/result", taskId=id)["error"]["code"]
+
+        assert unable["error"]["code"] == -32021
+        assert (created["resultType"], created["status"]) == ("task", "working")
+        assert "t-1" not in id
+        assert "result" in told
+        assert (seen["taskId"], seen["status"], seen["resultType"]) == (id, "working", "complete")
+        assert json.loads(seen["statusMessage"]) == {"k": {"action": "accept"}}
+        assert (done["taskId"], done["status"]) == (id, "completed")
+        assert done["result"]["content"][0]["text"] == "the work of t-1 is completed"
+        assert (forged, gone) == (-32602, -32601)
+        # Its end was seen: nothing keeps the instance.
+        node.until(lambda: not node.why("keeper")["instances"], "stopped when idle")
+
+
 def test_the_task_of_a_real_server_comes_to_its_result(tmp_path: Path) -> None:
     program, *arguments = everything_argv()
     path = f"{Path(program).parent}:{os.environ['PATH']}"
