@@ -2,7 +2,7 @@
 
     python -S tests/support/keeper_server.py [noTasks] [modern]
 
-It is one of the older era; with `modern` it speaks 2026-07-28 alone, and of what it keeps only tasks.
+It is one of the older era; with `modern` it speaks 2026-07-28 alone.
 
 Standard library only. It answers one request after the other, ends with its stdin, and does nothing unless told.
 
@@ -59,12 +59,15 @@ class Server:
         self.subscribed: list[str] = []
         self.tasks: dict[str, Json] = {}
         self.waiting: dict[str, list[Any]] = {}
+        self.listening: dict[Any, list[str]] = {}
 
     def send(self, message: Json) -> None:
         sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
         sys.stdout.flush()
 
     def receive(self, message: Json) -> None:
+        if message.get("method") == "notifications/cancelled":
+            self.listening.pop(message["params"]["requestId"], None)
         if "id" not in message or "method" not in message:
             return
         answer = self.answer_modern if IS_MODERN else self.answer
@@ -109,7 +112,11 @@ class Server:
     def answer_modern(self, request: Any, method: str, params: Json) -> Json | None:
         match method:
             case "server/discover":
-                capabilities = {"tools": {}, "extensions": {EXTENSION: {}}}
+                capabilities = {
+                    "tools": {},
+                    "resources": {"subscribe": True},
+                    "extensions": {EXTENSION: {}},
+                }
                 versions = ["2026-07-28"]
                 return complete({"supportedVersions": versions, "capabilities": capabilities, "ttlMs": 0})
             case "tools/call" if params["name"] == "work":
@@ -128,11 +135,34 @@ class Server:
             case "tasks/cancel":
                 self.task(params)["status"] = "cancelled"
                 return complete({})
-            case "tools/list" | "tools/call":
+            case "subscriptions/listen":
+                self.listen(request, params["notifications"])
+                return None
+            case "tools/list" | "tools/call" | "resources/list" | "resources/templates/list":
                 result = self.answer(request, method, params)
                 return None if result is None else complete(result)
             case _:
                 raise Refused(-32601, f"no method {method}")
+
+    def listen(self, request: Any, wanted: Json) -> None:
+        uris = wanted.get("resourceSubscriptions", [])
+        if any(uri.endswith("refused") for uri in uris):
+            raise Refused(-32050, "this one is not to be watched")
+        self.listening[request] = uris
+        agreed = {"resourceSubscriptions": uris}
+        self.notify(request, "notifications/subscriptions/acknowledged", {"notifications": agreed})
+
+    def notify(self, request: Any, method: str, params: Json) -> None:
+        meta = {"io.modelcontextprotocol/subscriptionId": request}
+        self.send({"method": method, "params": {**params, "_meta": meta}})
+
+    def touch(self, uri: str) -> None:
+        method = "notifications/resources/updated"
+        if uri in self.subscribed:
+            self.send({"method": method, "params": {"uri": uri}})
+        for request, uris in self.listening.items():
+            if uri in uris:
+                self.notify(request, method, {"uri": uri})
 
     def initialize(self, params: Json) -> Json:
         capabilities: Json = {"tools": {}, "resources": {"subscribe": True}}
@@ -154,8 +184,7 @@ class Server:
         arguments = params.get("arguments") or {}
         match params["name"]:
             case "touch":
-                if arguments["uri"] in self.subscribed:
-                    self.send({"method": "notifications/resources/updated", "params": arguments})
+                self.touch(arguments["uri"])
                 return text("touched")
             case "subscribed":
                 return text(json.dumps(sorted(self.subscribed)))
