@@ -86,7 +86,7 @@ from mcpv_node.gateway import (
     TreeData,
     Visibility,
 )
-from mcpv_node.gateway.held import HOLD_SECONDS
+from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
 from mcpv_node.protocol import (
     CallFailure,
     Capabilities,
@@ -161,6 +161,7 @@ class FakeInstance(LoopActor[None]):
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
         self.rounds: list[list[tuple[str, bytes | None]]] = []
         self.answered: list[Answer] = []  # what its clients have said
+        self.stays_silent = False  # it has its answers, and says nothing for now
         self.next_answers: list[Answer] = []  # given to the next calls, whatever they ask
         self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
         self.watched: list[frozenset[str]] = []
@@ -227,7 +228,7 @@ class FakeInstance(LoopActor[None]):
         assert self._asking is not None
         call, deferred, numbers = self._asking
         numbers.discard(message.number)
-        if not numbers:
+        if not numbers and not self.stays_silent:
             self._ask_next(call, deferred)
 
     @answers(WatchResources)
@@ -483,6 +484,7 @@ async def fake_node(
     tools: tuple[str, ...] = TOOLS,
     definitions: tuple[Listed, ...] = (),
     hold_seconds: float = HOLD_SECONDS,
+    hold_limit: int = MAX_HELD,
 ) -> AsyncIterator[FakeNode]:
     """Build it, and end every actor of it."""
     settings = settings or make_settings()
@@ -551,7 +553,7 @@ async def fake_node(
     node.cells.append(watches)
     open_tasks = await node.start(OpenTasks(context), "tasks")
     load: Counter[str] = Counter()
-    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds), "held")
+    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
