@@ -77,7 +77,15 @@ from mcpv_node.actors.status import (
 from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
-from mcpv_node.gateway import DoorServices, HeldCalls, NodeInfo, TokenTable, TreeData, Visibility
+from mcpv_node.gateway import (
+    DoorServices,
+    HeldCalls,
+    NodeInfo,
+    OpenTasks,
+    TokenTable,
+    TreeData,
+    Visibility,
+)
 from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
 from mcpv_node.protocol import (
     CallFailure,
@@ -543,6 +551,7 @@ async def fake_node(
     node.cells.append(clients)
     watches.cell.start(Watches(context))
     node.cells.append(watches)
+    open_tasks = await node.start(OpenTasks(context), "tasks")
     load: Counter[str] = Counter()
     held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(
@@ -553,6 +562,7 @@ async def fake_node(
         version="1.2.3",
         learning=beginnings,
         init=beginnings,
+        open_tasks=open_tasks,
         tree=lambda: TreeData(
             "node",
             "Supervisor",
