@@ -97,6 +97,7 @@ from .moments import (
     PatienceOver,
     PingTurn,
     Poll,
+    ProbeUnanswered,
     StartTimedOut,
     StillBad,
     Sweep,
@@ -163,6 +164,7 @@ class Instance(LoopActor[None], abc.ABC):
             may_probe=may_probe,
             bound=spec.start_timeout_seconds,
             ask=lambda method, params, then, bound: self._ask_server(method, params, then, timeout=bound),
+            later=lambda delay: self.after(delay, ProbeUnanswered()),
             notify=lambda method: self._transmit(encode_notification(method)),
             ready=self._become_ready,
             try_sse=self._try_sse,
@@ -270,6 +272,9 @@ class Instance(LoopActor[None], abc.ABC):
     def _on_settled(self, number: int) -> None:
         """The reply to this request has come."""
 
+    def _on_unwanted(self, number: int) -> None:
+        """The reply to this request of our own is not waited for any more."""
+
     def _on_ready(self) -> None:
         """What else begins once the instance is ready."""
 
@@ -301,6 +306,11 @@ class Instance(LoopActor[None], abc.ABC):
         if self._phase in (Phase.STARTING, Phase.HANDSHAKING):
             limit = self._spec.start_timeout_seconds
             self._begin_stop(f"did not complete the handshake within {limit:g} s{self._bad_lines.hint()}")
+
+    @handles(ProbeUnanswered)
+    def _on_probe_unanswered(self, _message: ProbeUnanswered) -> None:
+        if self._phase is Phase.HANDSHAKING:
+            self._opening.on_silence()
 
     # --- calls ----------------------------------------------------------------------------------
 
@@ -777,6 +787,7 @@ class Instance(LoopActor[None], abc.ABC):
 
     @handles(Unanswered)
     def _on_unanswered(self, message: Unanswered) -> None:
+        self._on_unwanted(message.number)
         self._own.on_unanswered(message.number)
 
     def _arm_sweep(self, moment: float) -> None:

@@ -344,16 +344,13 @@ class Front:
         return CallStep(id=request.id, route=route, caller=caller)
 
     async def _make(self, step: CallStep, control: CallControl, emit: Emit) -> CallReply:
-        def emit_if_wanted(message: bytes, *, may_be_dropped: bool) -> bool:
-            return not control.is_cancelled() and emit(message, may_be_dropped=may_be_dropped)
-
         assert self.hello is not None  # calls come after initialize
         port = SessionPort(
             token=step.route.call.progress_token,
             log_level=self.log_level,
             capabilities=self.hello.capabilities,
             questions=self._questions,
-            emit=emit_if_wanted,
+            emit=emit,
         )
         return await perform_call(self._services.node, step.caller, step.route, control=control, port=port)
 
