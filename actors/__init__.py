@@ -4,7 +4,7 @@
 
 `kernel` is what actors are made of. `server_type` and `instance` own the servers; `index`, `subscribers` and `store`
 the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists, `status` says how far that and the starts are; `guard` makes sure that
-nothing outlives the node; `clients` knows who is there, `events` remembers what happened. `callers`, `leases` and `context` are the words between.
+nothing outlives the node; `clients` knows who is there, `watches` who hears of which resource, `events` remembers what happened. `callers`, `leases` and `context` are the words between.
 """
 
 from .clients import Clients
@@ -19,6 +19,7 @@ from .probe import Probe
 from .server_type.actor import ServerType
 from .store import Store
 from .subscribers import Subscribers
+from .watches import Watches
 from .world import Server, World, WorldCell
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "StdioInstance",
     "Store",
     "Subscribers",
+    "Watches",
     "World",
     "WorldCell",
 ]

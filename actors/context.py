@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .clients import ClientsMessage
     from .events import EventsMessage
     from .index_messages import IndexMessage, SubscribersMessage
-    from .watches import WatchesMessage
+    from .watch_messages import WatchesMessage
 
 
 @dataclass(frozen=True, slots=True)

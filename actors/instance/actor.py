@@ -97,7 +97,6 @@ from .moments import (
     PatienceOver,
     PingTurn,
     Poll,
-    ProbeUnanswered,
     StartTimedOut,
     StillBad,
     Sweep,
@@ -164,7 +163,6 @@ class Instance(LoopActor[None], abc.ABC):
             may_probe=may_probe,
             bound=spec.start_timeout_seconds,
             ask=lambda method, params, then, bound: self._ask_server(method, params, then, timeout=bound),
-            later=lambda delay: self.after(delay, ProbeUnanswered()),
             notify=lambda method: self._transmit(encode_notification(method)),
             ready=self._become_ready,
             try_sse=self._try_sse,
@@ -306,11 +304,6 @@ class Instance(LoopActor[None], abc.ABC):
         if self._phase in (Phase.STARTING, Phase.HANDSHAKING):
             limit = self._spec.start_timeout_seconds
             self._begin_stop(f"did not complete the handshake within {limit:g} s{self._bad_lines.hint()}")
-
-    @handles(ProbeUnanswered)
-    def _on_probe_unanswered(self, _message: ProbeUnanswered) -> None:
-        if self._phase is Phase.HANDSHAKING:
-            self._opening.on_silence()
 
     # --- calls ----------------------------------------------------------------------------------
 

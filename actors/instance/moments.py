@@ -20,11 +20,6 @@ class StartTimedOut:
 
 
 @dataclass(frozen=True, slots=True)
-class ProbeUnanswered:
-    """The server has been silent for so long that it may not know the probe of its era."""
-
-
-@dataclass(frozen=True, slots=True)
 class Sweep:
     """A call's limit may have passed."""
 

@@ -8,7 +8,8 @@
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
-    └── gateway      sessions, http, lines
+    ├── watches      who hears of which resource, and so what servers are asked to tell
+    └── gateway      open tasks, held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
 """
@@ -43,6 +44,7 @@ from mcpv_node.actors import (
     StdioInstance,
     Store,
     Subscribers,
+    Watches,
     World,
     WorldCell,
 )
@@ -58,17 +60,21 @@ from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
 from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.actors.store import StoreMessage
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.gateway import (
     AuthError,
     Connected,
     DoorServices,
+    HeldCalls,
+    HeldMessage,
     HttpDoor,
     LinesDoor,
     LinesDoorMessage,
     Linger,
     LingerMessage,
     NodeInfo,
+    OpenTasks,
+    OpenTasksMessage,
     Sessions,
     SessionsMessage,
     TokenTable,
@@ -173,6 +179,8 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[ShowInit].create(self.system, "init")
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
+        self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
+        self._held = Handle[HeldMessage].create(self.system, "held")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -326,11 +334,18 @@ class NodeRuntime:
                     self._init_child([self._group_child(group, guard) for group in groups]),
                     self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
+                    ChildSpec(id="watches", start=lambda: Watches(context), handle=watches),
                     supervisor_child(
                         "gateway",
                         SupervisorSpec(
                             children=(
                                 *self._linger_child(),
+                                ChildSpec(
+                                    id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
+                                ),
+                                ChildSpec(
+                                    id="held", start=lambda: HeldCalls(services.load), handle=self._held
+                                ),
                                 ChildSpec(id="sessions", start=lambda: Sessions(services), handle=sessions),
                                 ChildSpec(
                                     id="http",
@@ -498,12 +513,14 @@ class NodeRuntime:
             version=VERSION,
             learning=self._bootstrap,
             init=self._init,
+            open_tasks=self._open_tasks,
             tree=self.tree,
             info=lambda: self._info(token_file),
             request_stop=self._stop_asked,
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
             is_alive=self._root.is_alive,
+            held=self._held,
         )
 
     def tree(self) -> TreeData:

@@ -21,7 +21,7 @@ from fixture_asking import (
 )
 from mcp.server.subscriptions import InMemorySubscriptionBus
 from mcp.shared.exceptions import MCPError
-from mcp.shared.subscriptions import PromptsListChanged, ToolsListChanged
+from mcp.shared.subscriptions import PromptsListChanged, ResourceUpdated, ToolsListChanged
 from mcp_types import (
     INVALID_PARAMS,
     MISSING_REQUIRED_CLIENT_CAPABILITY,
@@ -46,6 +46,9 @@ PAUSE = 0.05
 # The smallest image and sound there are: one red pixel; a header and no samples.
 PNG = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 WAV = "UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA="
+
+# What a tool says that it has changed.
+WATCHED = "test://watched-resource"
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
@@ -171,6 +174,13 @@ async def trigger_prompt_change(ctx: Context, _params: Params) -> CallToolResult
     if not is_modern(ctx):
         await ctx.session.send_prompt_list_changed()
     return text("The list of prompts is another one.")
+
+
+async def trigger_resource_update(ctx: Context, _params: Params) -> CallToolResult:
+    await STATE.bus.publish(ResourceUpdated(uri=WATCHED))
+    if not is_modern(ctx) and (session_id(ctx), WATCHED) in STATE.watched:
+        await ctx.session.send_resource_updated(WATCHED)
+    return text("The watched resource is another one.")
 
 
 NAME_FORM = form("What is your name?", {"name": {"type": "string"}}, ["name"])
@@ -365,6 +375,7 @@ TOOLS: dict[str, tuple[Tool, Answer]] = {
         ("test_missing_capability", "Needs a client that can sample.", missing_capability),
         ("test_trigger_tool_change", "Changes the list of tools.", trigger_tool_change),
         ("test_trigger_prompt_change", "Changes the list of prompts.", trigger_prompt_change),
+        ("test_trigger_resource_update", "Changes the watched resource.", trigger_resource_update),
         ("test_input_required_result_elicitation", "Asks for a name.", input_elicitation),
         ("test_input_required_result_sampling", "Asks the model.", input_sampling),
         ("test_input_required_result_list_roots", "Asks for the roots.", input_list_roots),

@@ -90,7 +90,12 @@ UNSCORED = {
 HOW_MANY = {"2025-11-25": 30, "2026-07-28": 37}
 
 # The legs that pass, as (revision in front, transport behind); each joins with the work that makes it pass.
-LEGS: tuple[tuple[str, str], ...] = (("2025-11-25", "stdio"), ("2025-11-25", "http"))
+LEGS: list[tuple[str, str]] = [
+    ("2025-11-25", "stdio"),
+    ("2025-11-25", "http"),
+    ("2026-07-28", "stdio"),
+    ("2026-07-28", "http"),
+]
 
 # The official client waits for ever by itself; this takes a second.
 CONVERSATION_TIMEOUT = 30.0

@@ -22,7 +22,8 @@ from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import LinesDoor
 from mcpv_node.gateway import lines as lines_module
-from mcpv_node.gateway.lines import parse_hello, peer_uid
+from mcpv_node.gateway.lines import parse_hello
+from mcpv_node.gateway.unix_socket import peer_uid
 from mcpv_node.settings import NodeLimits, NodeSettings, ServerName
 
 
@@ -269,7 +270,7 @@ def test_broken_lines_are_answered_one_by_one_and_the_line_goes_on(tmp_path: Pat
         assert codes == [-32700, -32700, -32600, -32600]
         assert (overlong["id"], overlong["error"]["code"]) == (8, -32700)
         assert too_early["error"]["code"] == -32600
-        assert unknown["error"]["code"] == -32601
+        assert unknown["error"]["code"] == -32602  # a modern request says who asks
         assert pinged["result"] == {}
 
     run(main)

@@ -9,6 +9,7 @@ Each fake server has the tools `echo`, `slow`, `error`, `progress` and `dies`; s
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -31,7 +32,17 @@ from mcpv_node.actors.index_messages import (
     ListsReport,
     SnapshotChanged,
 )
-from mcpv_node.actors.instance.messages import Answer, Call, CallFailed, CancelCall, Progressed
+from mcpv_node.actors.instance.messages import (
+    Answer,
+    AnswerAsk,
+    Asked,
+    AskNumber,
+    Call,
+    CallFailed,
+    CancelCall,
+    Progressed,
+    WatchResources,
+)
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Deferred,
@@ -63,9 +74,19 @@ from mcpv_node.actors.status import (
     ShowInit,
     ShowLearning,
 )
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
+from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
-from mcpv_node.gateway import DoorServices, NodeInfo, TokenTable, TreeData, Visibility
+from mcpv_node.gateway import (
+    DoorServices,
+    HeldCalls,
+    NodeInfo,
+    OpenTasks,
+    TokenTable,
+    TreeData,
+    Visibility,
+)
+from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
 from mcpv_node.protocol import (
     CallFailure,
     Capabilities,
@@ -125,7 +146,8 @@ class FakeInstance(LoopActor[None]):
     """Answers calls by the name of the tool.
 
     `echo` gives its params back; `slow` waits for `Finish`; `error` is the server's own JSON-RPC error; `progress`
-    makes two notifications, then answers; `dies` fails as when the process ends.
+    makes two notifications, then answers; `dies` fails as when the process ends. `asks` asks its client what
+    `rounds` says, round after round, and then answers with all it was told.
     """
 
     def __init__(self, name: str) -> None:
@@ -137,6 +159,13 @@ class FakeInstance(LoopActor[None]):
         self.refusing = 0  # so many of the next calls come when it has begun to end
         self.cancelled: list[CancelCall] = []
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
+        self.rounds: list[list[tuple[str, bytes | None]]] = []
+        self.answered: list[Answer] = []  # what its clients have said
+        self.stays_silent = False  # it has its answers, and says nothing for now
+        self.next_answers: list[Answer] = []  # given to the next calls, whatever they ask
+        self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
+        self.watched: list[frozenset[str]] = []
+        self.watch_answer = Answer(result=b"{}")
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
@@ -155,7 +184,14 @@ class FakeInstance(LoopActor[None]):
                     reason=Reason.INSTANCE_DIED, message="it died", server=self.name, executed="unknown"
                 )
             )
+        if self.next_answers:
+            return self.next_answers.pop(0)
         match tool:
+            case "asks":
+                asked: Deferred[Answer | CallFailed] = self.defer()
+                self.waiting[call.lease] = asked
+                self._ask_next(call, asked)
+                return asked
             case "slow":
                 deferred: Deferred[Answer | CallFailed] = self.defer()
                 self.waiting[call.lease] = deferred
@@ -171,6 +207,34 @@ class FakeInstance(LoopActor[None]):
         return Answer(
             result=Raw(b'{"content":[],"sent":' + params + b',"server":"' + self.name.encode() + b'"}')
         )
+
+    def _ask_next(self, call: Call, deferred: Deferred[Answer | CallFailed]) -> None:
+        """Ask the next round's questions, one after the other, as a server writes its lines."""
+        if not self.rounds:
+            self.waiting.pop(call.lease, None)
+            said = [bytes(one.result or one.error or b"null") for one in self.answered]
+            deferred.answer(Answer(result=Raw(b'{"content":[],"said":[%s]}' % b",".join(said))))
+            return
+        questions = self.rounds.pop(0)
+        numbers = [AskNumber(len(self.answered) + place) for place in range(1, len(questions) + 1)]
+        self._asking = call, deferred, set(numbers)
+        for number, (method, params) in zip(numbers, questions, strict=True):
+            assert call.on_event is not None
+            call.on_event(Asked(number, method, None if params is None else Raw(params)))
+
+    @handles(AnswerAsk)
+    def _on_answer(self, message: AnswerAsk) -> None:
+        self.answered.append(message.answer)
+        assert self._asking is not None
+        call, deferred, numbers = self._asking
+        numbers.discard(message.number)
+        if not numbers and not self.stays_silent:
+            self._ask_next(call, deferred)
+
+    @answers(WatchResources)
+    def _on_watch(self, request: WatchResources) -> Answer:
+        self.watched.append(request.uris)
+        return self.watch_answer
 
     @handles(CancelCall)
     def _on_cancel(self, message: CancelCall) -> None:
@@ -198,6 +262,7 @@ class FakeServerType(LoopActor[None]):
         self.server_state = ServerState.COLD
         self.refusal: CallFailure | None = None
         self.keeps_waiting = False
+        self.hello = HELLO
         self.acquired: list[Acquire] = []
         self.released: list[LeaseId] = []
         self.ended: list[bool] = []
@@ -213,7 +278,7 @@ class FakeServerType(LoopActor[None]):
             deferred: Deferred[Lease | Refused] = self.defer()
             self.parked.append(deferred)
             return deferred
-        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125, HELLO)
+        return Lease(request.lease, InstanceId(f"{self.name}-1"), self.instance, 0.25, 0.125, self.hello)
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:
@@ -395,6 +460,14 @@ def make_settings(**changes: Any) -> NodeSettings:
     return NodeSettings(**given)
 
 
+MODERN_HELLO = ServerHello(
+    version="2026-07-28",
+    name="fake",
+    server_version="1",
+    capabilities=Capabilities(tools=True, raw=b'{"tools":{}}'),
+)
+
+
 def listed(name: str) -> Listed:
     """A tool as a server lists it; white space and unknown members must survive."""
     definition = b'{"name":"%s", "inputSchema": {"type":"object"},"x":1.0}' % name.encode()
@@ -409,6 +482,9 @@ async def fake_node(
     tokens: TokenTable | None = None,
     clock: Clock | None = None,
     tools: tuple[str, ...] = TOOLS,
+    definitions: tuple[Listed, ...] = (),
+    hold_seconds: float = HOLD_SECONDS,
+    hold_limit: int = MAX_HELD,
 ) -> AsyncIterator[FakeNode]:
     """Build it, and end every actor of it."""
     settings = settings or make_settings()
@@ -443,7 +519,7 @@ async def fake_node(
         [server.view for server in servers.values()],
         {
             (server.view.spec_key, EMPTY_PROFILE): Learnt(
-                server.view.spec_key, EMPTY_PROFILE, tuple(map(listed, tools)), Source.CACHE
+                server.view.spec_key, EMPTY_PROFILE, (*map(listed, tools), *definitions), Source.CACHE
             )
             for server in servers.values()
         },
@@ -473,6 +549,11 @@ async def fake_node(
     )
     clients.cell.start(Clients(context))
     node.cells.append(clients)
+    watches.cell.start(Watches(context))
+    node.cells.append(watches)
+    open_tasks = await node.start(OpenTasks(context), "tasks")
+    load: Counter[str] = Counter()
+    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
@@ -481,6 +562,7 @@ async def fake_node(
         version="1.2.3",
         learning=beginnings,
         init=beginnings,
+        open_tasks=open_tasks,
         tree=lambda: TreeData(
             "node",
             "Supervisor",
@@ -494,6 +576,8 @@ async def fake_node(
         on_sessions=lambda _door, _count: None,
         is_ready=lambda: node.health["ready"],
         is_alive=lambda: node.health["alive"],
+        held=held_calls,
+        load=load,
     )
     try:
         yield node

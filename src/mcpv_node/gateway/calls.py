@@ -31,22 +31,38 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.instance.messages import Call as InstanceCall
 from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
-from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, new_lease_id
+from mcpv_node.actors.leases import (
+    Acquire,
+    InstanceId,
+    Lease,
+    LeaseId,
+    LeaseKind,
+    Refused,
+    Release,
+    new_lease_id,
+)
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
+    ELICITATION,
     INVALID_PARAMS,
+    TASK_METHODS,
+    URL_ELICITATION_REQUIRED,
     CallFailure,
     RawId,
     Reason,
     RemoteProtocolError,
+    capabilities_of,
     encode_failure_raw,
     encode_success,
+    error_code,
     error_to_legacy,
     error_to_modern,
+    offers,
     parse_call,
     to_legacy,
     to_modern,
+    url_elicitations,
 )
 from mcpv_node.telemetry import EventKind
 
@@ -188,6 +204,7 @@ async def perform_call(
 ) -> CallReply:
     """`call_tool` for a door: the params have been read, and whoever cancels does so through `control`.
 
+    A modern caller is given a modern server's question as it is, and a legacy server's -32042 where it can visit URLs.
     `instance` is the one that the request goes on with, where it lives. What is returned of a cancelled call is of no
     use to anybody.
     """
@@ -225,6 +242,15 @@ async def perform_call(
     return reply
 
 
+def requires_visits(caller: Caller, answer: Answer | CallReply) -> bool:
+    """Whether a legacy server's answer is that a URL is to be visited first, and this client can be asked to."""
+    if answer.error is None or error_code(answer.error) != URL_ELICITATION_REQUIRED:
+        return False
+    return bool(url_elicitations(answer.error)) and offers(
+        capabilities_of(caller.profile), ELICITATION, b'{"mode":"url"}'
+    )
+
+
 def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
     """The server's answer as the client's era knows it; within an era the very bytes."""
     lease = trip.served
@@ -238,6 +264,8 @@ def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
                     method, answer.result, server_info=SERVER_INFO, ttl_ms=0, cache_scope="private"
                 )
                 return Answer(result=shaped)
+            if requires_visits(trip.caller, answer):
+                return answer
             return Answer(error=error_to_modern(answer.error or b"{}", uri=trip.route.call.name))
         if lease.hello.era == "legacy":
             return answer
@@ -341,7 +369,15 @@ class Trip:
         now = self.node.clock.monotonic()
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
-        request = Acquire(lease=new_lease_id(), caller=self.caller, deadline=deadline, instance=self.instance)
+        # What waits for a task holds no slot: the work has a lease of its own, and others need the slots meanwhile.
+        kind = LeaseKind.TASK if self.route.call.method in TASK_METHODS else LeaseKind.CALL
+        request = Acquire(
+            lease=new_lease_id(),
+            caller=self.caller,
+            deadline=deadline,
+            kind=kind,
+            instance=self.instance,
+        )
         granted: Lease | Refused
         answered = False
         try:

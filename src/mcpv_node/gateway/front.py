@@ -21,6 +21,7 @@ from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.index_messages import SnapshotChanged
 from mcpv_node.actors.server_type import ClientSaid
 from mcpv_node.actors.snapshot import KINDS, LISTS_OF, Kind
+from mcpv_node.actors.watch_messages import Unwatch, UnwatchAll
 from mcpv_node.actors.world import Selector, World
 from mcpv_node.protocol import (
     CANCELLED,
@@ -29,10 +30,12 @@ from mcpv_node.protocol import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    LEGACY_TASK_METHODS,
     LISTS,
     LOG_LEVELS,
     METHOD_NOT_FOUND,
     NAMED_BY,
+    RESOURCE_UPDATED,
     CallFailure,
     ClientHello,
     ListName,
@@ -64,8 +67,10 @@ from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_
 from .merged import capabilities_for, instructions_for
 from .ports import Emit
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
-from .services import DoorServices
+from .services import DoorServices, new_consumer_id
 from .session_port import Questions, SessionPort
+from .tasks import TaskRef, on_reply, open_task
+from .watching import SUBSCRIBE, UNSUBSCRIBE, WatchStep, find_watched, watch_resource
 
 PING: Final = "ping"
 SET_LEVEL: Final = "logging/setLevel"
@@ -79,6 +84,8 @@ CAPABILITIES: Final = b'{"tools":{"listChanged":true},"resources":{"listChanged"
 _LIST_OF: Final[Mapping[str, tuple[ListName, Kind]]] = MappingProxyType(
     {LISTS[of].method: (of, kind) for kind in KINDS for of in LISTS_OF[kind]}
 )
+
+_KINDS: Final[Mapping[str, Kind]] = MappingProxyType({**KIND_OF, SUBSCRIBE: "resources"})
 
 
 class AnswerStep(Struct, frozen=True):
@@ -104,6 +111,7 @@ class CallStep(Struct, frozen=True):
     id: RawId
     route: Route
     caller: Caller
+    task: TaskRef | None = None  # what it is about, where that is a task
 
 
 class LearningStep(Struct, frozen=True):
@@ -117,7 +125,7 @@ class LearningStep(Struct, frozen=True):
     patience: float
 
 
-RunStep: TypeAlias = CallStep | LearningStep
+RunStep: TypeAlias = CallStep | WatchStep | LearningStep
 Step: TypeAlias = AnswerStep | SilentStep | RunStep
 
 SILENT: Final = SilentStep()
@@ -154,10 +162,12 @@ class Front:
         self._questions = Questions()
         self._initialized = False
         self._flights: dict[RawId, CallControl] = {}
+        self._consumer = new_consumer_id()  # of the updates of resources
         self._requests: dict[str, Callable[[Request], AnswerStep]] = {
             INITIALIZE: self._on_initialize,
             PING: self._on_ping,
             SET_LEVEL: self._on_set_level,
+            UNSUBSCRIBE: self._on_unsubscribe,
             **dict.fromkeys(_LIST_OF, self._on_list),
         }
 
@@ -170,6 +180,10 @@ class Front:
     def in_flight(self) -> int:
         """How many calls have not ended."""
         return len(self._flights)
+
+    def is_in_flight(self, id: RawId) -> bool:
+        """Whether a request with this id has not been answered."""
+        return id in self._flights
 
     def receive(self, message: Message, *, key: str | None = None) -> Step:
         """Take one message; `key` is a routing key that came beside it, in a header."""
@@ -193,7 +207,7 @@ class Front:
                 await wait_for_first_lists(self._services.node, step.kind, step.keys, step.patience)
                 self.forget(step)
                 following = self._on_request(step.request, step.key, is_patient=False)
-                if not isinstance(following, CallStep):
+                if not isinstance(following, CallStep | WatchStep):
                     return following.data if isinstance(following, AnswerStep) else None
                 step = following
                 control = self._flights[step.id]
@@ -220,7 +234,8 @@ class Front:
                 del self._load[self.principal]
 
     def cancel_all(self, reason: str) -> None:
-        """The client is gone for good: nobody waits for its calls."""
+        """The client is gone for good: nobody waits for its calls, or for what it watches."""
+        self._services.node.watches.tell(UnwatchAll(self._consumer))
         for control in list(self._flights.values()):
             control.cancel(reason)
 
@@ -240,6 +255,10 @@ class Front:
                 return learning
         if request.method in ROUTED:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
+        if request.method == SUBSCRIBE:
+            return self._on_subscribe(request, key) if self.version is not None else _too_early(request)
+        if request.method in LEGACY_TASK_METHODS:
+            return self._on_task(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
         if handler is None:
             return _refuse(request, METHOD_NOT_FOUND, f"Method not found: {request.method}")
@@ -299,7 +318,7 @@ class Front:
         """Whether the answer depends on lists that the node is reading for the first time."""
         node, world = self._services.node, self._world
         listed = _LIST_OF.get(request.method)
-        kind = KIND_OF.get(request.method) if listed is None else listed[1]
+        kind = _KINDS.get(request.method) if listed is None else listed[1]
         if kind is None or not world.snapshot(kind).pending:
             return None
         if len(self._flights) >= node.settings.limits.in_flight_per_session:
@@ -325,25 +344,74 @@ class Front:
             return _refuse(request, INVALID_PARAMS, str(error))
         route = find_route(self._world, self.selector, self._caller.profile, call)
         if isinstance(route, NoRoute):
-            return AnswerStep(
-                encode_failure(request.id, code=route.code, message=route.message, data=route.data),
-                is_error=True,
-            )
+            return _no_route(request, route)
+        if not self._take_off(request):
+            return _overloaded(request, route.server.view.name)
+        return CallStep(
+            id=request.id, route=route, caller=self._caller_with(call.key if call.key is not None else key)
+        )
+
+    def _on_task(self, request: Request, key: str | None) -> Step:
+        services = self._services
+        opened = open_task(
+            services, self._world, self.selector, self.principal, request.method, request.params
+        )
+        if isinstance(opened, NoRoute):
+            return _no_route(request, opened)
+        route, task = opened
+        if not self._take_off(request):
+            return _overloaded(request, route.server.view.name)
+        return CallStep(
+            id=request.id, route=route, caller=self._caller_with(route.call.key or key), task=task
+        )
+
+    def _on_subscribe(self, request: Request, key: str | None) -> Step:
+        caller = self._caller_with(key)
+        found = find_watched(self._world, self.selector, caller, request.method, request.params)
+        if isinstance(found, NoRoute):
+            return _no_route(request, found)
+        server, uri = found
+        if not self._take_off(request):
+            return _overloaded(request, server.view.name)
+        return WatchStep(id=request.id, server=server, uri=uri, caller=caller)
+
+    def _on_unsubscribe(self, request: Request) -> AnswerStep:
+        uri = _text_member(request.params, NAMED_BY[UNSUBSCRIBE])
+        if uri is None:
+            return _refuse(request, INVALID_PARAMS, f"the uri of {UNSUBSCRIBE} is missing")
+        self._services.node.watches.tell(Unwatch(self._consumer, uri))
+        return AnswerStep(encode_success(request.id, b"{}"))
+
+    def _take_off(self, request: Request) -> bool:
+        """Count a request as in flight from now on, unless there are too many."""
         limits = self._services.node.settings.limits
         if (
             len(self._flights) >= limits.in_flight_per_session
             or self._load[self.principal] >= limits.in_flight_per_principal
         ):
-            return _overloaded(request, route.server.view.name)
+            return False
         self._flights[request.id] = CallControl()
         self._load[self.principal] += 1
-        own_key = call.key if call.key is not None else key
-        caller = self._caller
-        if own_key is not None:
-            caller = make_caller(self.principal, self.hello, conversation=self._conversation, key=own_key)
-        return CallStep(id=request.id, route=route, caller=caller)
+        return True
 
-    async def _make(self, step: CallStep, control: CallControl, emit: Emit) -> CallReply:
+    def _caller_with(self, key: str | None) -> Caller:
+        """Who calls, with a routing key of its own where it gave one."""
+        if key is None:
+            return self._caller
+        return make_caller(self.principal, self.hello, conversation=self._conversation, key=key)
+
+    async def _make(self, step: CallStep | WatchStep, control: CallControl, emit: Emit) -> CallReply:
+        if isinstance(step, WatchStep):
+            control.wait()
+            return await watch_resource(
+                self._services.node,
+                consumer=self._consumer,
+                server=step.server,
+                uri=step.uri,
+                caller=step.caller,
+                notify=lambda _, params: self._notify(encode_notification(RESOURCE_UPDATED, params)),
+            )
+
         assert self.hello is not None  # calls come after initialize
         port = SessionPort(
             token=step.route.call.progress_token,
@@ -351,8 +419,17 @@ class Front:
             capabilities=self.hello.capabilities,
             questions=self._questions,
             emit=emit,
+            task=step.task,
         )
-        return await perform_call(self._services.node, step.caller, step.route, control=control, port=port)
+        reply = await perform_call(
+            self._services.node,
+            step.caller,
+            step.route,
+            control=control,
+            port=port,
+            instance=None if step.task is None else step.task.instance,
+        )
+        return on_reply(self._services, step.caller, step.route, step.task, reply)
 
     @property
     def _world(self) -> World:
@@ -388,6 +465,11 @@ def _carry_on() -> None:
 
 def _refuse(request: Request, code: int, message: str) -> AnswerStep:
     return AnswerStep(encode_failure(request.id, code=code, message=message), is_error=True)
+
+
+def _no_route(request: Request, found: NoRoute) -> AnswerStep:
+    failure = encode_failure(request.id, code=found.code, message=found.message, data=found.data)
+    return AnswerStep(failure, is_error=True)
 
 
 def _too_early(request: Request) -> AnswerStep:

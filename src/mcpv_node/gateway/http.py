@@ -25,7 +25,8 @@ from .auth import (
 )
 from .event_streams import EventStreams
 from .gauges import refresh_gauges
-from .mcp_http import McpEndpoint, Place
+from .mcp_http import McpEndpoint
+from .modern_http import Place
 from .services import DoorServices
 from .sessions import SessionsMessage
 

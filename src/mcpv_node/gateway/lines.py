@@ -8,15 +8,9 @@ when it is gone, its calls are cancelled.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import os
-import select
 import socket
-import stat
-import struct
-import sys
-from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -31,14 +25,22 @@ from mcpv_node.actors.index_messages import Join, Leave
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
+    CANCELLED,
     INVALID_REQUEST,
     PARSE_ERROR,
     EnvelopeError,
+    Legacy,
     Line,
     LineFramer,
+    Message,
+    Modern,
+    Notification,
     Overlong,
+    Refused,
+    Request,
     encode_failure,
     guess_id,
+    judge_line,
     parse_message,
 )
 from mcpv_node.settings import ServerName
@@ -46,7 +48,9 @@ from mcpv_node.telemetry import EventKind
 
 from .front import AnswerStep, Front, RunStep, SilentStep
 from .http_door import DRAIN_BOUND, DoorError
+from .modern_lines import ModernLines
 from .services import DoorServices, new_consumer_id
+from .unix_socket import bind_unix, is_hung_up, peer_uid
 
 SOCKET_NAME: Final = "node.sock"
 HELLO_VERSION: Final = 1
@@ -63,9 +67,6 @@ QUIET_ABOVE = 1024 * 1024
 
 # Past this it does not read at all, and its connection is closed: what it is owed would fill our memory.
 MAX_UNREAD = 64 * 1024 * 1024
-
-# How long a socket that somebody left behind may take to refuse us (seconds); refusing needs nobody's help.
-PROBE_BOUND = 1.0
 
 DOOR: Final = "lines"
 ERA: Final = "legacy"
@@ -102,7 +103,6 @@ class LinesDoor(LoopActor[None]):
         self._listener: socket.socket | None = None
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
-        self._load: Counter[str] = Counter()
         self._connections: set[LineConnection] = set()
         self._stopping = False
 
@@ -157,7 +157,6 @@ class LinesDoor(LoopActor[None]):
         me: Handle[LinesDoorMessage] = Handle(self.cell)
         return LineConnection(
             self._services,
-            load=self._load,
             peers=self._connections,
             on_idle=lambda: me.tell(_Idle()) if self._stopping else None,
         )
@@ -185,13 +184,11 @@ class LineConnection(asyncio.Protocol):
         self,
         services: DoorServices,
         *,
-        load: Counter[str],
         peers: set[LineConnection],
         on_idle: Callable[[], None],
     ) -> None:
         self._services = services
         self._limits = services.node.settings.limits
-        self._load = load
         self._peers = peers
         self._on_idle = on_idle
         self._framer = LineFramer(self._limits.line_bytes)
@@ -202,6 +199,9 @@ class LineConnection(asyncio.Protocol):
         self._front: Front | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._modern = ModernLines(
+            services, write=self._write, tell=self._write_if_read, on_quiet=self._on_answered
+        )
         self._tasks: set[asyncio.Task[bytes | None]] = set()
         self._draining = False
         self._ended = False
@@ -209,13 +209,14 @@ class LineConnection(asyncio.Protocol):
     @property
     def in_flight(self) -> int:
         """How many calls have not been answered."""
-        return len(self._tasks)
+        return len(self._tasks) + self._modern.in_flight
 
     def drain(self) -> None:
         """Take nothing new; answer what is in hand."""
         self._draining = True
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
+        self._modern.drain()
 
     def register(self) -> None:
         """Have it counted as a client, once it has said what it wants to see."""
@@ -238,6 +239,7 @@ class LineConnection(asyncio.Protocol):
             self._timer.cancel()
         if self._front is not None:
             self._front.cancel_all(reason)
+        self._modern.end(reason)
         if self._transport is not None:
             self._transport.close()
             if self._transport.get_write_buffer_size():
@@ -275,7 +277,7 @@ class LineConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         transport = self._transport
-        if self._ended or transport is None or not self._tasks or is_hung_up(transport):
+        if self._ended or transport is None or not self.in_flight or is_hung_up(transport):
             self.end("the client is gone")
             return False
         self._timer = self._services.node.system.loop.call_later(
@@ -326,7 +328,7 @@ class LineConnection(asyncio.Protocol):
             principal=self._principal,
             selector=selector,
             conversation=f"line:{node.boot}:{self._number}",
-            load=self._load,
+            load=self._services.load,
             notify=self._write_if_read,
         )
         node.subscribers.tell(Join(self._consumer, selector, self._front.on_snapshot_changed))
@@ -339,6 +341,26 @@ class LineConnection(asyncio.Protocol):
         except EnvelopeError as error:
             self._write(encode_failure(error.id, code=error.code, message=error.message))
             return
+        verdict = judge_line(message, opened=front.version is not None)
+        if isinstance(message, Notification) and message.method == CANCELLED:
+            self._modern.cancel(message)
+        if isinstance(message, Request) and (
+            self._modern.knows(message.id) or front.is_in_flight(message.id)
+        ):
+            why = "a request with this id is in flight already"
+            self._write(encode_failure(message.id, code=INVALID_REQUEST, message=why))
+            return
+        match verdict:
+            case Legacy():
+                self._on_legacy(front, message)
+            case Modern(meta=meta) if isinstance(message, Request):
+                self._modern.receive(message, meta, self._principal, front.selector)
+            case Refused(code=code, message=why, data=data) if isinstance(message, Request):
+                self._write(encode_failure(message.id, code=code, message=why, data=data))
+            case _:
+                pass  # told something, we say nothing
+
+    def _on_legacy(self, front: Front, message: Message) -> None:
         was_named = front.hello is not None
         step = front.receive(message)
         if not was_named and front.hello is not None:
@@ -360,13 +382,14 @@ class LineConnection(asyncio.Protocol):
             reply = None if done.cancelled() else done.result()
             if reply is not None:
                 self._write(reply)
-            if not self._tasks:
-                self._on_quiet()
+            self._on_answered()
 
         task.add_done_callback(ended)
 
-    def _on_quiet(self) -> None:
-        """All that was asked has been answered."""
+    def _on_answered(self) -> None:
+        """A call has been answered, perhaps the last one."""
+        if self.in_flight:
+            return
         if self._draining and self._transport is not None:
             # Closes once everything is written; a reader that does not read meets the timer, or the door's bound.
             self._transport.close()
@@ -434,70 +457,3 @@ class _Hello(msgspec.Struct, frozen=True):
     server: str | None = None
     tags: list[str] | None = None
     profile: str | None = None
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """A socket at `path` that only its user can open. One that nobody answers on is replaced."""
-    _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(path))
-        # Nobody can connect before it listens, so nobody comes in between.
-        os.chmod(path, 0o600)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        why = "the path is too long for a socket" if error.errno is None else error.strerror
-        raise DoorError(f"{path}: the line door cannot be opened: {why}") from error
-    return listener
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise DoorError(f"{path}: there is something else where the line door should be")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_BOUND)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            # Full or slow, it is alive.
-            if error.errno not in (errno.EAGAIN, errno.EINPROGRESS) and not isinstance(error, TimeoutError):
-                raise DoorError(f"{path}: {error.strerror}") from error
-    raise DoorError(f"{path}: another node answers there")
-
-
-def peer_uid(transport: asyncio.BaseTransport) -> int | None:
-    """Which user's process is at the other end, by the kernel's word; None where it does not say."""
-    with _own_socket(transport) as connection:
-        try:
-            if sys.platform == "darwin":
-                # struct xucred {u_int version; uid_t uid; ...}, with SOL_LOCAL 0 and LOCAL_PEERCRED 1.
-                credentials = connection.getsockopt(0, 1, 76)
-                return int(struct.unpack("=II", credentials[:8])[1])
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            return int(struct.unpack("3i", credentials)[1])
-        except OSError:
-            return None
-
-
-def is_hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Whether the other end is closed in both directions: nobody will read there any more."""
-    with _own_socket(transport) as connection:
-        poll = select.poll()
-        poll.register(connection, select.POLLOUT)
-        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
-
-
-def _own_socket(transport: asyncio.BaseTransport) -> socket.socket:
-    """The transport's socket under a descriptor of our own: a transport lends its own to nobody."""
-    return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))

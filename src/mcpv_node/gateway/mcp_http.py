@@ -1,4 +1,4 @@
-"""MCP's Streamable HTTP in the legacy era: POST, GET and DELETE on one path, with sessions.
+"""MCP's Streamable HTTP: POST, GET and DELETE on one path, with sessions in the legacy era; `modern_http` has the other.
 
 How one call is answered is `call_answer`'s; the streams of a session are in `streams`. GET reads the session's own
 stream, or goes on after the event it names in `Last-Event-ID`.
@@ -8,28 +8,29 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
-
 from mcpv_node.actors.kernel import Handle
-from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
     INITIALIZE,
     INVALID_REQUEST,
     LEGACY,
     CallFailure,
     EnvelopeError,
+    Legacy,
     Message,
     RawId,
     Reason,
     Request,
     encode_failure,
+    judge_post,
     parse_message,
+    read_headers,
 )
 
 from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
 from .call_answer import CallAnswer, write_events
 from .calls import RETRY_AFTER, failure_reply
-from .front import AnswerStep, CallStep, LearningStep, RunStep, SilentStep
+from .front import AnswerStep, RunStep, SilentStep
+from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
 from .outbox import Reader
 from .services import DoorServices
 from .sessions import (
@@ -49,17 +50,6 @@ ALLOWED: Final = b"GET, POST, DELETE"
 SESSION_HEADER: Final = b"mcp-session-id"
 VERSION_HEADER: Final = b"mcp-protocol-version"
 LAST_EVENT_HEADER: Final = b"last-event-id"
-KEY_HEADER: Final = b"mcpv-key"
-
-# A longer one would only be a way to fill memory.
-MAX_KEY = 256
-
-
-class Place(Struct, frozen=True):
-    """Who asks, and for which part of the node."""
-
-    principal: str
-    selector: Selector
 
 
 class McpEndpoint:
@@ -70,6 +60,7 @@ class McpEndpoint:
         self._sessions = sessions
         self._limits = services.node.settings.limits
         self._streams: set[Reader] = set()
+        self._modern = ModernHttp(services)
 
     @property
     def _now(self) -> float:
@@ -79,10 +70,13 @@ class McpEndpoint:
         """End every stream that would stay open by itself; calls go on."""
         for stream in list(self._streams):
             stream.close()
+        self._modern.close_streams()
 
     async def handle(self, exchange: Exchange, place: Place) -> None:
         """Answer one request that may be here."""
         match exchange.method:
+            case "GET" | "DELETE" if is_modern(exchange):
+                await exchange.problem(405, "this version has requests only", headers=[(b"allow", b"POST")])
             case "POST":
                 await self._post(exchange, place)
             case "GET":
@@ -115,6 +109,11 @@ class McpEndpoint:
             message = parse_message(body, depth=self._limits.depth)
         except EnvelopeError as error:
             await _refuse(exchange, 400, error.message, code=error.code, id=error.id)
+            return
+        headers = read_headers(exchange.scope["headers"])
+        verdict = judge_post(message, headers)
+        if not isinstance(verdict, Legacy):
+            await self._modern.answer(exchange, place, message, verdict, headers)
             return
         if (
             isinstance(message, Request)
@@ -173,7 +172,7 @@ class McpEndpoint:
                 await exchange.answer(200, step.head, rest=step.rest)
             case SilentStep():
                 await exchange.answer(202)
-            case CallStep() | LearningStep():
+            case _:
                 await self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:

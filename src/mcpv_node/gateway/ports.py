@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
 
 from msgspec import Raw
 
@@ -15,6 +16,10 @@ class Emit(Protocol):
     def __call__(self, message: bytes, *, may_be_dropped: bool) -> bool:
         """False: it was not taken, because nobody will read it or the client owes us too much reading."""
         ...
+
+
+# Says something that may be dropped: modern clients hear nothing else before an answer.
+Tell: TypeAlias = Callable[[bytes], object]
 
 
 class ClientPort(Protocol):

@@ -6,9 +6,11 @@ The doors know nothing of supervisors: the tree comes as plain data, and stoppin
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import ConsumerId
@@ -17,7 +19,11 @@ from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
+from .open_tasks import OpenTasksMessage
 from .visibility import Visibility
+
+if TYPE_CHECKING:
+    from .held import HeldMessage
 
 _consumer_numbers = itertools.count(1)
 
@@ -63,9 +69,13 @@ class DoorServices:
     version: str
     learning: Handle[LearningMessage]
     init: Handle[ShowInit]
+    open_tasks: Handle[OpenTasksMessage]
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]
     request_stop: Callable[[], None]
     on_sessions: Callable[[str, int], None]  # a door's name and how many sessions it has now
     is_ready: Callable[[], bool]
     is_alive: Callable[[], bool]
+    held: Handle[HeldMessage]  # the calls that wait for a modern client
+    # How many requests each principal has in flight, at all doors together. Theirs to change, on the loop's thread.
+    load: Counter[str] = field(default_factory=Counter[str])

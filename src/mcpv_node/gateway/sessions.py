@@ -7,7 +7,6 @@ counts as in flight. Its id is 192 random bits and is worth nothing to another p
 from __future__ import annotations
 
 import secrets
-from collections import Counter
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
@@ -171,7 +170,6 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         super().__init__()
         self._services = services
         self._node = services.node
-        self._load: Counter[str] = Counter()
         self._sessions: dict[SessionId, Session] = {}
 
     def on_start(self, estate: dict[SessionId, Session] | None = None) -> None:
@@ -203,7 +201,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
             principal=request.principal,
             selector=request.selector,
             conversation=f"session:{session.id}",
-            load=self._load,
+            load=self._services.load,
             notify=session.notify,
         )
         step = session.front.receive(request.initialize)

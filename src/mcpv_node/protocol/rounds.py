@@ -118,6 +118,13 @@ def input_required(
     return msgspec.json.encode(result)
 
 
+def with_state(result: bytes | Raw, state: str) -> bytes:
+    """The same result that asks, with this state in the place of its own."""
+    found: dict[str, object] = dict(read_object(result, "the server's result"))
+    found[REQUEST_STATE] = state
+    return msgspec.json.encode(found)
+
+
 def input_request(key: str, method: str, params: bytes | Raw | None) -> InputRequest:
     """A legacy server's request as a question in a result, without what belongs to its own leg."""
     if method not in INPUT_METHODS:

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from msgspec import Raw
 
-from mcpv_node.actors.instance.opening import PROBE_PATIENCE, Opening
+from mcpv_node.actors.instance.opening import PROBE_BOUND, Opening
 from mcpv_node.actors.instance.own_requests import Then
 from mcpv_node.protocol import Failure, RawId, ServerHello, Success
 
@@ -24,7 +24,7 @@ class Conversation:
     def __init__(self, *, remembered: str | None = None, may_probe: bool = True) -> None:
         self.said: list[str] = []
         self.asked_version: list[str] = []
-        self.waits: list[float] = []
+        self.bounds: list[float] = []
         self.hellos: list[ServerHello] = []
         self.failures: list[str] = []
         self._then: dict[str, Then] = {}
@@ -34,7 +34,6 @@ class Conversation:
             may_probe=may_probe,
             bound=BOUND,
             ask=self._ask,
-            later=self.waits.append,
             notify=self.said.append,
             ready=self.hellos.append,
             try_sse=lambda: self.said.append("SSE"),
@@ -43,7 +42,7 @@ class Conversation:
         self.opening.begin()
 
     def _ask(self, method: str, params: bytes | None, then: Then, bound: float) -> None:
-        assert bound == BOUND
+        self.bounds.append(bound)
         self.said.append(method)
         found: dict[str, Any] = msgspec.json.decode(params or b"{}")
         meta = found.get("_meta", {})
@@ -108,61 +107,51 @@ def test_a_server_that_does_not_know_the_probe_is_a_legacy_one(remembered: str |
     assert [hello.version for hello in talk.hellos] == ["2025-06-18"]
 
 
-@pytest.mark.parametrize(("remembered", "patience"), [(None, PROBE_PATIENCE), ("2026-07-28", BOUND / 2)])
+@pytest.mark.parametrize(("remembered", "patience"), [(None, PROBE_BOUND), ("2026-07-28", BOUND / 2)])
 def test_silence_means_a_legacy_server_sooner_where_nobody_knows_better(
     remembered: str | None, patience: float
 ) -> None:
     talk = Conversation(remembered=remembered)
 
-    talk.opening.on_silence()
+    talk.end("server/discover", None)
     talk.answer("initialize", INITIALIZED)
 
-    assert talk.waits == [patience]
+    assert talk.bounds == [patience, BOUND]
     assert talk.said == ["server/discover", "initialize", "notifications/initialized"]
     assert [hello.era for hello in talk.hellos] == ["legacy"]
 
 
-def test_a_modern_server_that_was_slow_to_start_is_modern_all_the_same() -> None:
+def test_a_modern_server_that_was_slow_to_start_is_asked_once_more() -> None:
     talk = Conversation()
 
-    talk.opening.on_silence()
-    talk.answer("server/discover", DISCOVERED)
+    talk.end("server/discover", None)
     talk.answer("initialize", code=-32600, message="the connection serves the modern era")
-
-    assert [hello.version for hello in talk.hellos] == ["2026-07-28"]
-    assert talk.failures == []
-
-
-@pytest.mark.parametrize("late", [DISCOVERED, None])
-def test_an_answer_to_the_probe_that_comes_after_the_handshake_changes_nothing(late: bytes | None) -> None:
-    talk = Conversation()
-
-    talk.opening.on_silence()
-    talk.answer("initialize", INITIALIZED)
-    talk.answer("server/discover", late, code=-32601, message="no")
-
-    assert [hello.version for hello in talk.hellos] == ["2025-06-18"]
-    assert talk.said.count("initialize") == 1
-
-
-def test_a_late_refusal_of_the_probe_leaves_the_word_to_initialize() -> None:
-    talk = Conversation()
-
-    talk.opening.on_silence()
-    talk.answer("server/discover", code=-32601, message="no")
-    talk.answer("initialize", INITIALIZED)
-
-    assert talk.said == ["server/discover", "initialize", "notifications/initialized"]
-    assert len(talk.hellos) == 1
-
-
-def test_patience_that_ends_after_the_answer_is_nobodys() -> None:
-    talk = Conversation()
-
     talk.answer("server/discover", DISCOVERED)
-    talk.opening.on_silence()
 
-    assert talk.said == ["server/discover"]
+    assert talk.said == ["server/discover", "initialize", "server/discover"]
+    assert talk.bounds[-1] == PROBE_BOUND
+    assert [hello.version for hello in talk.hellos] == ["2026-07-28"]
+
+
+def test_a_server_that_refuses_every_beginning_has_failed() -> None:
+    talk = Conversation()
+
+    talk.end("server/discover", None)
+    talk.answer("initialize", code=-32600, message="no")
+    talk.end("server/discover", None)
+    talk.answer("initialize", code=-32600, message="no")
+
+    assert len(talk.said) == 4
+    assert talk.failures == ["the server refused initialize: no"]
+
+
+def test_a_server_that_knows_no_discovery_and_refuses_initialize_is_not_asked_again() -> None:
+    talk = Conversation()
+
+    talk.answer("server/discover", code=-32601, message="what?")
+    talk.answer("initialize", code=-32600, message="no")
+
+    assert talk.failures == ["the server refused initialize: no"]
 
 
 def test_a_server_that_names_another_version_of_ours_is_asked_once_more_and_not_again() -> None:
@@ -221,11 +210,10 @@ def test_a_server_that_refuses_initialize_has_failed_with_its_words() -> None:
     assert talk.failures == ["the server refused initialize: not today"]
 
 
-@pytest.mark.parametrize("method", ["server/discover", "initialize"])
-def test_the_end_of_the_whole_start_is_not_said_twice(method: str) -> None:
-    talk = Conversation(may_probe=method == "server/discover")
+def test_the_end_of_the_whole_start_is_not_said_twice() -> None:
+    talk = Conversation(may_probe=False)
 
-    talk.end(method, None)
+    talk.end("initialize", None)
 
-    assert talk.said == [method]
+    assert talk.said == ["initialize"]
     assert talk.failures == []

@@ -1,0 +1,214 @@
+"""The modern era over HTTP: every POST stands for itself, and its answer is the end of it.
+
+An answer is JSON when it is all there is to say, and a stream of events when something comes before it; nothing is
+committed until then, or until the client must see a sign of life. A stream cannot be resumed, so a client that hangs
+up does not want the answer any more: its request is cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+from typing import Final
+
+from loguru import logger
+from msgspec import Struct
+
+from mcpv_node.actors.clients import Seen
+from mcpv_node.actors.world import Selector
+from mcpv_node.protocol import (
+    INVALID_REQUEST,
+    MODERN,
+    Legacy,
+    McpHeaders,
+    Message,
+    ModernNotice,
+    RawId,
+    Refused,
+    Request,
+    RequestMeta,
+    Verdict,
+    comment,
+    encode_event,
+    encode_failure,
+    read_headers,
+)
+
+from .asgi import Exchange
+from .callers import UNNAMED
+from .listening import Subscription
+from .modern import ModernFront
+from .modern_flight import ModernFlight
+from .modern_reply import Asked, ModernReply, overloaded
+from .outbox import Entry, Mark, Outbox
+from .services import DoorServices
+
+# Proxies and NATs forget a connection that is silent for a minute; twice in that time is safe (seconds).
+KEEPALIVE = 25.0
+
+# A longer one would only be a way to fill memory.
+MAX_KEY = 256
+
+KEY_HEADER: Final = b"mcpv-key"
+
+# What the streams are called; no client sees it, for none can be resumed.
+RESPONSE: Final = "response"
+SUBSCRIPTION: Final = "subscription"
+
+_KEEPALIVE_COMMENT: Final = comment("keepalive")
+
+
+class Place(Struct, frozen=True):
+    """Who asks, and for which part of the node."""
+
+    principal: str
+    selector: Selector
+
+
+class ModernHttp:
+    """What one HTTP door says to modern clients."""
+
+    def __init__(self, services: DoorServices) -> None:
+        self._services = services
+        self._front = ModernFront(services)
+        self._streams: set[Outbox] = set()
+        self._is_closed = False
+
+    def close_streams(self) -> None:
+        """End every subscription with its result; calls go on."""
+        self._is_closed = True
+        for stream in list(self._streams):
+            stream.finish()
+
+    async def answer(
+        self, exchange: Exchange, place: Place, message: Message, verdict: Verdict, headers: McpHeaders
+    ) -> None:
+        """Answer a message that `judge_post` has found not to be a legacy one."""
+        match verdict:
+            case Refused():
+                id = message.id if isinstance(message, Request) else None
+                await _refuse(exchange, verdict, id)
+            case ModernNotice() | Legacy():
+                await exchange.answer(202)
+            case _:
+                assert isinstance(message, Request)  # nothing else is judged to be served
+                await self._serve(exchange, place, message, verdict.meta, headers)
+
+    async def _serve(
+        self, exchange: Exchange, place: Place, request: Request, meta: RequestMeta, headers: McpHeaders
+    ) -> None:
+        key = exchange.header(KEY_HEADER)
+        if key is not None and not 0 < len(key) <= MAX_KEY:
+            why = f"Mcpv-Key is not 1 to {MAX_KEY} characters long"
+            await exchange.answer(400, encode_failure(request.id, code=INVALID_REQUEST, message=why))
+            return
+        seen = Seen(place.principal, meta.client_name or UNNAMED, place.selector)
+        self._services.node.clients.tell(seen)
+        step = self._front.receive(
+            Asked(request, meta, place.principal, place.selector, key=key, headers=headers)
+        )
+        match step:
+            case ModernReply():
+                await _answer(exchange, step)
+            case ModernFlight():
+                await self._run(exchange, step)
+            case Subscription():
+                await self._stream(exchange, step, seen)
+
+    async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
+        loop = asyncio.get_running_loop()
+        before = Outbox(RESPONSE)
+        reader = before.connect()
+        gone = loop.create_task(exchange.disconnected())
+        task = loop.create_task(flight.run(partial(before.put, may_be_dropped=True)))
+
+        def ended(_: asyncio.Task[ModernReply | None]) -> None:
+            # A task that is cancelled before its first step never comes to its own end.
+            flight.end()
+            before.finish()
+
+        task.add_done_callback(ended)
+        gone.add_done_callback(lambda done: None if done.cancelled() else flight.cancel("the client hung up"))
+        is_streaming = False
+        try:
+            while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
+                if not is_streaming:
+                    is_streaming = True
+                    await exchange.start_events()
+                await exchange.send_event(_as_event(item))
+            # Answered, a client may hang up: what waits for its next round goes on waiting.
+            gone.cancel()
+            reply = None if task.cancelled() else task.result()
+            if reply is None:
+                return
+            if is_streaming:
+                await exchange.send_event(encode_event(reply.data))
+                await exchange.end_events()
+            else:
+                await _answer(exchange, reply)
+        finally:
+            gone.cancel()
+            # Only the door's own end gets here with the request under way: its bound for calls in hand is over.
+            task.cancel("the node stops")
+
+    async def _stream(self, exchange: Exchange, subscription: Subscription, seen: Seen) -> None:
+        if len(self._streams) >= self._services.node.settings.limits.sessions:
+            await _answer(exchange, overloaded(subscription.id, "too many subscriptions are open"))
+            return
+        stream = Outbox(SUBSCRIPTION)
+        reader = stream.connect()
+        self._streams.add(stream)
+        if self._is_closed:
+            stream.finish()
+        gone = asyncio.get_running_loop().create_task(exchange.disconnected())
+        gone.add_done_callback(lambda _: stream.finish())
+
+        def tell(message: bytes) -> None:
+            # Twice the same news is no more than once, where nobody has read it yet.
+            if not stream.is_waiting(message):
+                stream.put(message, may_be_dropped=True)
+
+        # Servers may have to be started for what it wants to hear of; meanwhile it is shown signs of life.
+        beginning = asyncio.get_running_loop().create_task(subscription.begin(tell))
+        beginning.add_done_callback(partial(_end_if_failed, stream))
+        try:
+            await exchange.start_events()
+            while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
+                await exchange.send_event(_as_event(item))
+                if item is Mark.IDLE:
+                    # Who listens is there, though it asks nothing.
+                    self._services.node.clients.tell(seen)
+            if not gone.done():
+                await exchange.send_event(encode_event(subscription.finish()))
+                await exchange.end_events()
+        finally:
+            gone.cancel()
+            beginning.cancel()
+            self._streams.discard(stream)
+            subscription.drop()
+
+
+def is_modern(exchange: Exchange) -> bool:
+    """Whether a request without a body is a modern client's, who has neither streams to open nor sessions to end."""
+    headers = read_headers(exchange.scope["headers"])
+    return headers.session is None and headers.version in MODERN
+
+
+def _end_if_failed(stream: Outbox, beginning: asyncio.Task[None]) -> None:
+    """A subscription that could not begin is over; its client hears so by the result, without an agreement."""
+    if not beginning.cancelled() and (error := beginning.exception()) is not None:
+        logger.opt(exception=error).error("a subscription failed inside the node")
+        stream.finish()
+
+
+async def _answer(exchange: Exchange, reply: ModernReply) -> None:
+    await exchange.answer(reply.http_status, reply.head, rest=reply.rest)
+
+
+async def _refuse(exchange: Exchange, refused: Refused, id: RawId | None) -> None:
+    body = encode_failure(id, code=refused.code, message=refused.message, data=refused.data)
+    await exchange.answer(refused.http_status, body)
+
+
+def _as_event(item: Entry | Mark) -> bytes:
+    return _KEEPALIVE_COMMENT if isinstance(item, Mark) else encode_event(item.message)
