@@ -373,6 +373,12 @@ class LineConnection(asyncio.Protocol):
             why = "a request with this id is in flight already"
             self._write(encode_failure(message.id, code=INVALID_REQUEST, message=why))
             return
+        if isinstance(message, Request):
+            wait = self._services.rates.admit(self._principal, self._services.node.clock.monotonic())
+            if wait:
+                why = "this client makes too many requests"
+                self._write(overloaded(message.id, why, retry_after=wait).data)
+                return
         match verdict:
             case Legacy():
                 self._on_legacy(front, message)
