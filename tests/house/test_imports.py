@@ -73,6 +73,8 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "prometheus_client": ("telemetry/metrics.py",),
     "cryptography": ("protocol/sealed.py",),
+    # Tokens of an authorization server, where one is configured.
+    "jwt": ("gateway/issuer.py", "gateway/issuer_keys.py"),
 }
 
 # They start in milliseconds or outlive the node: nothing but the standard library when they are imported.
