@@ -16,7 +16,7 @@ from .instance.actor import Instance
 from .probe import Probe
 from .server_type.actor import ServerType
 from .store import Store
-from .subscribers import Subscribers
+from .subscribers import Roster, Subscribers
 from .world import Server, World, WorldCell
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Server",
     "ServerType",
     "Store",
+    "Roster",
     "Subscribers",
     "World",
     "WorldCell",

@@ -183,7 +183,9 @@ class Instance(LoopActor[None]):
         self._own = OwnRequests(
             send=self._send, time_over=lambda delay, number: self.after(delay, Unanswered(number))
         )
-        self._lists = ListReader(spec_key, profile, instance_id, node.indexes, self._ask_for_list)
+        self._lists = ListReader(
+            spec_key, profile, instance_id, node.indexes, self._ask_for_list, node.clock.monotonic
+        )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
         self._sweep_at = float("inf")

@@ -72,10 +72,12 @@ class ListReader:
         instance_id: InstanceId,
         indexes: Mapping[Kind, Handle[IndexMessage]],
         ask: Ask,
+        monotonic: Callable[[], float],
     ) -> None:
         self._hello: ServerHello | None = None
         self._readers = {
-            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask) for kind in KINDS
+            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask, monotonic)
+            for kind in KINDS
         }
 
     def begin(self, hello: ServerHello) -> None:
@@ -106,8 +108,11 @@ class _KindReader:
         instance_id: InstanceId,
         index: Handle[IndexMessage],
         ask: Ask,
+        monotonic: Callable[[], float],
     ) -> None:
         self._kind: Kind = kind
+        self._monotonic = monotonic
+        self._began = 0.0
         self._spec_key = spec_key
         self._profile = profile
         self._instance_id = instance_id
@@ -126,6 +131,7 @@ class _KindReader:
             self._again = True
             return
         self._hello = hello
+        self._began = self._monotonic()
         self._listed = {}
         self._rejected = []
         self._left = list(LISTS_OF[self._kind]) if offers(hello.capabilities, self._kind) else []
@@ -133,7 +139,8 @@ class _KindReader:
 
     def abandon(self, why: str) -> None:
         if self._hello is not None:
-            self._fail(f"the instance ended while its {self._kind} were read: {why}")
+            self._again = False
+            self._fail(self._hello, f"the instance ended while its {self._kind} were read: {why}")
 
     def _read_next_list(self, hello: ServerHello) -> None:
         if self._left:
@@ -142,6 +149,9 @@ class _KindReader:
             return
         self._hello = None
         self._tell_learnt(hello)
+        self._read_again(hello)
+
+    def _read_again(self, hello: ServerHello) -> None:
         if self._again:
             self._again = False
             self.read(hello)
@@ -160,16 +170,16 @@ class _KindReader:
             self._end_list(hello)
             return
         if reply is None:
-            self._fail(f"{method} was not answered in time")
+            self._fail(hello, f"{method} was not answered in time")
             return
         if not isinstance(reply, Success):
             error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else ""
-            self._fail(f"{method} was answered with an error: {error[:500]}")
+            self._fail(hello, f"{method} was answered with an error: {error[:500]}")
             return
         try:
             page = parse_page(of, reply.result)
         except RemoteProtocolError as error:
-            self._fail(str(error))
+            self._fail(hello, str(error))
             return
         for one in page.entries:
             self._listed.setdefault((of, one.name), one)
@@ -178,7 +188,7 @@ class _KindReader:
         if cursor is None:
             self._end_list(hello)
         elif cursor in self._cursors or len(self._cursors) >= MAX_PAGES:
-            self._fail(f"the pages of {method} do not end: cursor {cursor[:80]!r} came again")
+            self._fail(hello, f"the pages of {method} do not end: cursor {cursor[:80]!r} came again")
         else:
             self._cursors.add(cursor)
             self._ask_for_page(cursor)
@@ -200,10 +210,16 @@ class _KindReader:
                 tuple(self._rejected),
                 offered=offers(hello.capabilities, self._kind),
                 again=self._readings > 1,
+                began=self._began,
             )
         )
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, hello: ServerHello, message: str) -> None:
         self._hello = None
-        self._again = False
-        self._index.tell(ListsFailed(self._kind, self._spec_key, self._profile, self._instance_id, message))
+        self._index.tell(
+            ListsFailed(
+                self._kind, self._spec_key, self._profile, self._instance_id, message, began=self._began
+            )
+        )
+        # What was announced meanwhile may be the cure.
+        self._read_again(hello)

@@ -37,6 +37,7 @@ from mcpv_node.actors import (
     Instance,
     NodeContext,
     Probe,
+    Roster,
     Server,
     ServerType,
     Store,
@@ -257,6 +258,7 @@ class NodeRuntime:
             kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        roster = Roster()
         clients = Handle[ClientsMessage].create(system, "clients")
         sessions = Handle[SessionsMessage].create(system, "sessions")
         lines = Handle[LinesDoorMessage].create(system, "lines")
@@ -311,7 +313,9 @@ class NodeRuntime:
                                     for kind, handle in indexes.items()
                                 ),
                                 ChildSpec(
-                                    id="subscribers", start=lambda: Subscribers(context), handle=subscribers
+                                    id="subscribers",
+                                    start=lambda: Subscribers(context, roster),
+                                    handle=subscribers,
                                 ),
                             ),
                         ),

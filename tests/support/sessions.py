@@ -159,6 +159,7 @@ async def session(
     limits: NodeLimits | None = None,
     limits_of_server: LimitSettings | None = None,
     refusal: Exception | None = None,
+    refresh_seconds: float = 0.0,
     **given: Any,
 ) -> AsyncIterator[Session]:
     """Start an Instance; names in capitals are knobs of the server, the others settings of its spec."""
@@ -178,7 +179,7 @@ async def session(
     async with home(
         tmp_path,
         clock=SystemClock(),
-        settings=NodeSettings(servers=(), limits=limits or NodeLimits()),
+        settings=NodeSettings(servers=(), limits=limits or NodeLimits(), refresh_seconds=refresh_seconds),
         environ={"PATH": os.environ["PATH"]},
         node_id=f"test-{uuid4().hex[:8]}",
     ) as at_home:

@@ -9,6 +9,7 @@ lists. All of it blocks, and belongs to the store's own thread.
 from __future__ import annotations
 
 from .catalog import (
+    MAX_PROFILES,
     CatalogRecord,
     KindVersion,
     ListedEntry,
@@ -23,6 +24,7 @@ from .catalog import (
 from .files import make_folder, read_if_there, write_atomically
 
 __all__ = [
+    "MAX_PROFILES",
     "CatalogRecord",
     "KindVersion",
     "ListedEntry",
