@@ -176,7 +176,13 @@ class Instance(LoopActor[None], abc.ABC):
         )
         self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
         self._lists = ListReader(
-            spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list, self._complaint
+            spec_key,
+            lane.profile,
+            instance_id,
+            node.indexes,
+            self._ask_for_list,
+            node.clock.monotonic,
+            self._complaint,
         )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None

@@ -41,6 +41,7 @@ from mcpv_node.actors import (
     Instance,
     NodeContext,
     Probe,
+    Roster,
     Server,
     ServerType,
     StdioInstance,
@@ -286,6 +287,7 @@ class NodeRuntime:
             kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        roster = Roster()
         clients = Handle[ClientsMessage].create(system, "clients")
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
@@ -345,7 +347,9 @@ class NodeRuntime:
                                     for kind, handle in indexes.items()
                                 ),
                                 ChildSpec(
-                                    id="subscribers", start=lambda: Subscribers(context), handle=subscribers
+                                    id="subscribers",
+                                    start=lambda: Subscribers(context, roster),
+                                    handle=subscribers,
                                 ),
                             ),
                         ),
