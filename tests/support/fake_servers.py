@@ -77,7 +77,7 @@ from mcpv_node.actors.status import (
 from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
-from mcpv_node.gateway import DoorServices, HeldCalls, NodeInfo, TokenTable, TreeData, Visibility
+from mcpv_node.gateway import DoorServices, HeldCalls, NodeInfo, Rates, TokenTable, TreeData, Visibility
 from mcpv_node.gateway.held import HOLD_SECONDS
 from mcpv_node.protocol import (
     CallFailure,
@@ -475,8 +475,9 @@ async def fake_node(
     tools: tuple[str, ...] = TOOLS,
     definitions: tuple[Listed, ...] = (),
     hold_seconds: float = HOLD_SECONDS,
+    **more: Any,
 ) -> AsyncIterator[FakeNode]:
-    """Build it, and end every actor of it."""
+    """Build it, and end every actor of it. `more` is what else the doors are handed."""
     settings = settings or make_settings()
     clock = clock or SystemClock()
     system = ActorSystem(asyncio.get_running_loop(), clock=clock)
@@ -566,6 +567,7 @@ async def fake_node(
         is_alive=lambda: node.health["alive"],
         held=held_calls,
         load=load,
+        **{"rates": Rates(settings.limits.requests_per_minute), **more},
     )
     try:
         yield node
