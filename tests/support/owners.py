@@ -30,6 +30,7 @@ from mcpv_node.actors.instance.messages import (
     Lists,
     ListsFailed,
     StopInstance,
+    TellServer,
 )
 from mcpv_node.actors.kernel import (
     ActorSystem,
@@ -120,6 +121,7 @@ HEARD = (
     Release,
     SnapshotChanged,
     StopInstance,
+    TellServer,
 )
 
 RecorderOfAll: type[Recorder] = type(
