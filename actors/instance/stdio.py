@@ -124,7 +124,7 @@ class StdioInstance(Instance):
         return "the server does not read its input"
 
     def _stderr_lines(self) -> tuple[str, ...]:
-        return self._stderr.last(STDERR_LINES)
+        return tuple(map(self._node.redact, self._stderr.last(STDERR_LINES)))
 
     def _exit_detail(self) -> ExitDetail | None:
         status = self._exit_status
@@ -145,7 +145,7 @@ class StdioInstance(Instance):
     @handles(Stderr)
     def _on_stderr(self, message: Stderr) -> None:
         for line in self._stderr_allowance.admit(self._stderr.feed(message.data), self._now):
-            self._log.debug("stderr: {}", line)
+            self._log.debug("stderr: {}", self._node.redact(line))
 
     # --- its memory -----------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
     node             one_for_one
     ├── guard        ends what outlives the node
     ├── events       ring, logs
+    ├── audit        who asked for what, when that is kept
     ├── store        catalog files
     ├── catalog      one index for each kind of list, and who hears of their changes
     ├── init         one group for each server type: its instances, then the server type
@@ -31,6 +32,7 @@ from loguru import logger
 from msgspec.structs import replace
 
 from mcpv_node.actors import (
+    Audit,
     Clients,
     Events,
     Guard,
@@ -39,6 +41,7 @@ from mcpv_node.actors import (
     Instance,
     NodeContext,
     Probe,
+    Roster,
     Server,
     ServerType,
     StdioInstance,
@@ -48,6 +51,7 @@ from mcpv_node.actors import (
     World,
     WorldCell,
 )
+from mcpv_node.actors.audit import AuditMessage
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
@@ -68,6 +72,9 @@ from mcpv_node.gateway import (
     HeldCalls,
     HeldMessage,
     HttpDoor,
+    Issuer,
+    IssuerKeys,
+    IssuerKeysMessage,
     LinesDoor,
     LinesDoorMessage,
     Linger,
@@ -75,17 +82,19 @@ from mcpv_node.gateway import (
     NodeInfo,
     OpenTasks,
     OpenTasksMessage,
+    Rates,
     Sessions,
     SessionsMessage,
     TokenTable,
     TreeData,
     Visibility,
+    check_installed,
     load_tokens,
     read_or_create_token,
 )
 from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
 from mcpv_node.protocol import Sealer
-from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, SpecKey, group_servers
+from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, SpecKey, group_servers, secret_values
 from mcpv_node.state_dir import (
     StateDirBusy,
     lock_state_dir,
@@ -119,7 +128,7 @@ from mcpv_node.supervisors import (
     supervisor_child,
     tree,
 )
-from mcpv_node.telemetry import Clock, EventKind, SystemClock
+from mcpv_node.telemetry import Clock, EventKind, Redactor, SystemClock
 from mcpv_node.telemetry.metrics import Metrics
 from mcpv_node.transports import ReapReport
 from mcpv_node.version import VERSION
@@ -181,6 +190,15 @@ class NodeRuntime:
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
         self._held = Handle[HeldMessage].create(self.system, "held")
+        oauth = self._settings.auth.oauth
+        self._issuer = (
+            None
+            if oauth is None
+            else Issuer(oauth, Handle[IssuerKeysMessage].create(self.system, "issuer-keys"))
+        )
+        self._audit = (
+            None if self._settings.log.audit is None else Handle[AuditMessage].create(self.system, "audit")
+        )
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
 
@@ -269,6 +287,7 @@ class NodeRuntime:
             kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        roster = Roster()
         clients = Handle[ClientsMessage].create(system, "clients")
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
@@ -295,6 +314,8 @@ class NodeRuntime:
             clients=clients,
             watches=watches,
             config_path=self._options.config_path,
+            redact=Redactor(secret_values(settings)),
+            audit=self._audit,
         )
         services = self._services(tokens, token_file)
         drain = max((spec.drain_timeout_seconds for spec in settings.servers), default=0.0)
@@ -311,6 +332,7 @@ class NodeRuntime:
                         start_timeout=GUARD_START_TIMEOUT,
                     ),
                     ChildSpec(id="events", start=lambda: Events(boot), handle=events),
+                    *self._audit_child(),
                     ChildSpec(id="store", start=lambda: Store(state_dir), handle=store),
                     supervisor_child(
                         "catalog",
@@ -325,7 +347,9 @@ class NodeRuntime:
                                     for kind, handle in indexes.items()
                                 ),
                                 ChildSpec(
-                                    id="subscribers", start=lambda: Subscribers(context), handle=subscribers
+                                    id="subscribers",
+                                    start=lambda: Subscribers(context, roster),
+                                    handle=subscribers,
                                 ),
                             ),
                         ),
@@ -340,6 +364,7 @@ class NodeRuntime:
                         SupervisorSpec(
                             children=(
                                 *self._linger_child(),
+                                *self._issuer_child(),
                                 ChildSpec(
                                     id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
                                 ),
@@ -370,6 +395,19 @@ class NodeRuntime:
             ),
             sink=self._on_supervision,
         )
+
+    def _audit_child(self) -> tuple[ChildSpec, ...]:
+        path = self._settings.log.audit
+        if path is None or self._audit is None:
+            return ()
+        return (ChildSpec(id="audit", start=lambda: Audit(Path(path)), handle=self._audit),)
+
+    def _issuer_child(self) -> tuple[ChildSpec, ...]:
+        issuer = self._issuer
+        if issuer is None:
+            return ()
+        start = partial(IssuerKeys, self.context, issuer.settings)
+        return (ChildSpec(id="issuer-keys", start=start, handle=issuer.keys),)
 
     def _init_child(self, groups: list[ServerGroupSpec]) -> ChildSpec:
         return ChildSpec(
@@ -521,6 +559,8 @@ class NodeRuntime:
             is_ready=lambda: self._is_ready,
             is_alive=self._root.is_alive,
             held=self._held,
+            rates=Rates(self._settings.limits.requests_per_minute),
+            issuer=self._issuer,
         )
 
     def tree(self) -> TreeData:
@@ -563,6 +603,11 @@ class NodeRuntime:
         )
 
     def _tokens(self) -> tuple[TokenTable | None, Path | None]:
+        try:
+            if self._issuer is not None:
+                check_installed()
+        except AuthError as error:
+            raise StartRefused(str(error)) from error
         if self._options.token == "none":
             return None, None
         path = Path(self._options.token) if self._options.token else self._options.state_dir / "token"

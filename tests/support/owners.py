@@ -31,6 +31,7 @@ from mcpv_node.actors.instance.messages import (
     Lists,
     ListsFailed,
     StopInstance,
+    TellServer,
 )
 from mcpv_node.actors.kernel import (
     ActorSystem,
@@ -122,6 +123,7 @@ HEARD = (
     Release,
     SnapshotChanged,
     StopInstance,
+    TellServer,
 )
 
 RecorderOfAll: type[Recorder] = type(

@@ -15,7 +15,8 @@ from loguru import logger
 from support.fakes import BEGINNING
 
 from mcpv_node.telemetry import Event, EventKind
-from mcpv_node.telemetry.logs import configure_logging, log_event, redact
+from mcpv_node.telemetry.logs import configure_logging, log_event
+from mcpv_node.telemetry.redaction import redact
 
 
 @pytest.fixture(autouse=True)

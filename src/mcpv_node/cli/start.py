@@ -168,6 +168,8 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
 
 
 def _configure_logging(loaded: Loaded, log_level: str | None) -> None:
+    from mcpv_node.settings import secret_values
+    from mcpv_node.telemetry import Redactor
     from mcpv_node.telemetry.logs import configure_logging
 
     log = loaded.settings.log
@@ -175,6 +177,7 @@ def _configure_logging(loaded: Loaded, log_level: str | None) -> None:
         log_level or log.level,
         json={"auto": None, "json": True, "text": False}[log.format],
         file=None if log.file is None else Path(log.file),
+        redact=Redactor(secret_values(loaded.settings)),
     )
 
 

@@ -45,6 +45,7 @@ class Authority:
 
     principal: str
     selector: Selector = EVERYTHING
+    may_operate: bool = True  # where it sees everything
 
 
 DEFAULT_AUTHORITY = Authority(DEFAULT_PRINCIPAL)

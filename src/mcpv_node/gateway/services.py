@@ -19,7 +19,9 @@ from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
+from .issuer import Issuer
 from .open_tasks import OpenTasksMessage
+from .rates import Rates
 from .visibility import Visibility
 
 if TYPE_CHECKING:
@@ -79,3 +81,6 @@ class DoorServices:
     held: Handle[HeldMessage]  # the calls that wait for a modern client
     # How many requests each principal has in flight, at all doors together. Theirs to change, on the loop's thread.
     load: Counter[str] = field(default_factory=Counter[str])
+    # What each principal may still ask, at all doors together.
+    rates: Rates = field(default_factory=Rates)
+    issuer: Issuer | None = None  # None: tokens of ours are the only ones

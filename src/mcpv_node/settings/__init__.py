@@ -13,13 +13,15 @@ from .describe import describe
 from .find import PACKAGED_CONFIG, find_config, state_dir
 from .loader import Loaded, load_settings
 from .problems import Problem, SettingsError
-from .rules import parse_address
+from .rules import is_private_way, parse_address
+from .secrets import secret_values
 from .spec_key import ServerGroup, group_servers, pool_settings, spec_key
 from .types import (
     ActivationMode,
     AuthSettings,
     BootstrapMode,
     ClusterSettings,
+    IssuerSettings,
     JournalSettings,
     LimitSettings,
     ListenSettings,
@@ -49,6 +51,7 @@ __all__ = [
     "ActivationMode",
     "AuthSettings",
     "ClusterSettings",
+    "IssuerSettings",
     "JournalSettings",
     "LimitSettings",
     "ListenSettings",
@@ -77,9 +80,11 @@ __all__ = [
     "describe",
     "find_config",
     "group_servers",
+    "is_private_way",
     "load_settings",
     "parse_address",
     "pool_settings",
+    "secret_values",
     "spec_key",
     "state_dir",
 ]
