@@ -19,7 +19,7 @@ from .instance.stdio import StdioInstance
 from .probe import Probe
 from .server_type.actor import ServerType
 from .store import Store
-from .subscribers import Subscribers
+from .subscribers import Roster, Subscribers
 from .watches import Watches
 from .world import Server, World, WorldCell
 
@@ -37,6 +37,7 @@ __all__ = [
     "ServerType",
     "StdioInstance",
     "Store",
+    "Roster",
     "Subscribers",
     "Watches",
     "World",

@@ -176,7 +176,13 @@ class Instance(LoopActor[None], abc.ABC):
         )
         self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
         self._lists = ListReader(
-            spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list, self._complaint
+            spec_key,
+            lane.profile,
+            instance_id,
+            node.indexes,
+            self._ask_for_list,
+            node.clock.monotonic,
+            self._complaint,
         )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
@@ -269,6 +275,9 @@ class Instance(LoopActor[None], abc.ABC):
 
     def _on_settled(self, number: int) -> None:
         """The reply to this request has come."""
+
+    def _on_unwanted(self, number: int) -> None:
+        """The reply to this request of our own is not waited for any more."""
 
     def _on_ready(self) -> None:
         """What else begins once the instance is ready."""
@@ -779,6 +788,7 @@ class Instance(LoopActor[None], abc.ABC):
 
     @handles(Unanswered)
     def _on_unanswered(self, message: Unanswered) -> None:
+        self._on_unwanted(message.number)
         self._own.on_unanswered(message.number)
 
     def _arm_sweep(self, moment: float) -> None:

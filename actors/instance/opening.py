@@ -1,7 +1,8 @@
 """How a conversation with a server begins: in which era, and what the server says of itself.
 
 A server that was spoken to before is spoken to as it was then, and as any other where that fails. One that was never
-spoken to is probed; silence means a server of the older era, some of which say nothing to what they do not know.
+spoken to is probed; silence means a server of the older era, some of which say nothing to what they do not know. A
+modern one that only took long to start reads both questions and refuses the second: it is asked the first once more.
 """
 
 from __future__ import annotations
@@ -39,6 +40,9 @@ CLIENT_INFO = b'{"name":"mcpv-node","version":"%s"}' % VERSION.encode()
 
 # A server that knows the question answers within milliseconds of being up; servers take up to a second for that.
 PROBE_BOUND = 2.0
+
+# One that was modern when it was last spoken to most likely is: the other half of the time is for the case that it is not.
+REMEMBERED_SHARE = 0.5
 
 # Sends one request of our own: method, params, what to do then, and the bound in seconds.
 Ask = Callable[[str, bytes | None, Then, float], None]
@@ -80,12 +84,13 @@ class Opening:
         self._fail = fail
         self._version = LATEST_MODERN
         self._has_probed_again = False
+        self._was_silent = False
         self.is_probing = False
 
     def begin(self) -> None:
         """Say the first word."""
         if self._remembered in MODERN:
-            self._probe(self._remembered, self._bound)
+            self._probe(self._remembered, max(PROBE_BOUND, self._bound * REMEMBERED_SHARE))
         elif self._may_probe and self._remembered is None:
             self._probe(LATEST_MODERN, PROBE_BOUND)
         else:
@@ -106,7 +111,7 @@ class Opening:
     def _on_discovered(self, reply: Message | None, status: int | None) -> None:
         if not self.is_probing:
             return
-        is_silent = reply is None and status is None
+        is_silent = self._was_silent = reply is None and status is None
         is_first = not self._has_probed_again
         self.is_probing = False
         match after_probe(
@@ -133,5 +138,8 @@ class Opening:
                 self._ready(hello)
             case TrySse():
                 self._try_sse()
+            case ProbeFailed() if self._was_silent and not self._has_probed_again:
+                self._has_probed_again = True
+                self._probe(LATEST_MODERN, PROBE_BOUND)
             case ProbeFailed(why):
                 self._fail(why)

@@ -10,7 +10,7 @@
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
     ├── watches      who hears of which resource, and so what servers are asked to tell
-    └── gateway      held calls, sessions, http, lines
+    └── gateway      open tasks, held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
 """
@@ -41,6 +41,7 @@ from mcpv_node.actors import (
     Instance,
     NodeContext,
     Probe,
+    Roster,
     Server,
     ServerType,
     StdioInstance,
@@ -79,6 +80,8 @@ from mcpv_node.gateway import (
     Linger,
     LingerMessage,
     NodeInfo,
+    OpenTasks,
+    OpenTasksMessage,
     Rates,
     Sessions,
     SessionsMessage,
@@ -187,6 +190,7 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[ShowInit].create(self.system, "init")
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
+        self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
         self._held = Handle[HeldMessage].create(self.system, "held")
         oauth = self._settings.auth.oauth
         self._issuer = (
@@ -286,6 +290,7 @@ class NodeRuntime:
             kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        roster = Roster()
         clients = Handle[ClientsMessage].create(system, "clients")
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
@@ -345,7 +350,9 @@ class NodeRuntime:
                                     for kind, handle in indexes.items()
                                 ),
                                 ChildSpec(
-                                    id="subscribers", start=lambda: Subscribers(context), handle=subscribers
+                                    id="subscribers",
+                                    start=lambda: Subscribers(context, roster),
+                                    handle=subscribers,
                                 ),
                             ),
                         ),
@@ -361,6 +368,9 @@ class NodeRuntime:
                             children=(
                                 *self._linger_child(),
                                 *self._issuer_child(),
+                                ChildSpec(
+                                    id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
+                                ),
                                 ChildSpec(
                                     id="held", start=lambda: HeldCalls(services.load), handle=self._held
                                 ),
@@ -544,6 +554,7 @@ class NodeRuntime:
             version=VERSION,
             learning=self._bootstrap,
             init=self._init,
+            open_tasks=self._open_tasks,
             tree=self.tree,
             info=lambda: self._info(token_file),
             request_stop=self._stop_asked,

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("floor", "call_path", "actors", "scheduler")
+NAMES = ("floor", "call_path", "actors", "catalog", "scheduler")
 
 # Several interpreters and nodes one after the other on a busy machine.
 BOUND = 100.0

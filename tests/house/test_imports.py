@@ -36,10 +36,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "gateway": ALIVE,
     "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir"},
     "embedding": ALIVE | {"supervisors", "gateway", "node", "node_file"},
-    "cli": ALIVE | {"supervisors", "gateway", "node", "serving", "node_file", "embedding", "client"},
+    "cli": ALIVE
+    | {"supervisors", "gateway", "node", "serving", "node_file", "embedding", "client", "reports"},
     # Small programs of their own: what the default config runs, and what talks to a node from outside.
     "servers": frozenset({"protocol"}),
-    "client": BOTTOM | {"node_file"},
+    "client": BOTTOM | {"node_file", "reports"},
+    "reports": frozenset(),
     # How to reach a node: written by it, read by what talks to it.
     "node_file": frozenset(),
     "serving": frozenset({"node", "node_file"}),

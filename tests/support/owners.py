@@ -22,6 +22,7 @@ from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import Join, Leave, ListsLearnt, SnapshotChanged
 from mcpv_node.actors.instance.messages import (
     CallAbandoned,
+    InstanceAsked,
     InstanceExited,
     InstanceFailed,
     InstanceReady,
@@ -107,6 +108,7 @@ def _hear(kind: type[Any]) -> Callable[[Recorder, Any], None]:
 HEARD = (
     CallAbandoned,
     Event,
+    InstanceAsked,
     InstanceExited,
     InstanceFailed,
     InstanceReady,

@@ -23,7 +23,9 @@ SERVERS = ROOT / ".cache" / "servers"
 
 EVERYTHING = "@modelcontextprotocol/server-everything@2026.8.31"
 FILESYSTEM = "@modelcontextprotocol/server-filesystem@2026.8.31"
+MEMORY = "@modelcontextprotocol/server-memory@2026.8.31"
 TIME = "mcp-server-time==2026.10.19"
+GIT = "mcp-server-git==2026.10.19"
 
 # A cold cache on a slow network; a warm one needs a few seconds.
 INSTALL_TIMEOUT = 300.0
@@ -41,6 +43,17 @@ def everything_argv() -> list[str]:
 def filesystem_argv(*folders: Path) -> list[str]:
     """Return the argv of the file server (npm), which may touch only these folders."""
     return [_npm_program("mcp-server-filesystem", FILESYSTEM), *map(str, folders)]
+
+
+def memory_argv() -> list[str]:
+    """Return the argv of the server that remembers a graph (npm); `MEMORY_FILE_PATH` says where."""
+    return [_npm_program("mcp-server-memory", MEMORY)]
+
+
+def git_argv(repository: Path) -> list[str]:
+    """Return the argv of the server over one git repository (PyPI)."""
+    folder = pypi_folder("pypi-git", GIT)
+    return [str(folder / "bin" / "mcp-server-git"), "--repository", str(repository)]
 
 
 def time_argv() -> list[str]:

@@ -9,7 +9,8 @@ that wait for their clients between two requests), `listening`, `mirrors`. `call
 `issuer_keys` owns, `rates` how much it may ask. `sessions` owns the sessions of the HTTP door.
 `http_door` is that door, `http` its application, `mcp_http` and `modern_http` what it does under `/mcp`, `asgi` what
 they write with; `call_answer` answers one call, `streams` are those of a session, `outbox` is one of them: what waits
-for its reader, and what a reader may ask for again. `event_streams` are those of what happens. `rest` is loaded by the
+for its reader, and what a reader may ask for again. `watching` is a subscription, `tasks` work that is fetched later,
+for which `open_tasks` keeps instances. `event_streams` are those of what happens. `rest` is loaded by the
 door when it is open. `lines` is the other door.
 """
 
@@ -33,6 +34,7 @@ from .issuer_keys import IssuerKeys, IssuerKeysMessage
 from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
 from .linger import Connected, Linger, LingerMessage
+from .open_tasks import OpenTasks, OpenTasksMessage
 from .rates import Rates
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
@@ -63,6 +65,8 @@ __all__ = [
     "LinesDoor",
     "LinesDoorMessage",
     "NodeInfo",
+    "OpenTasks",
+    "OpenTasksMessage",
     "Rates",
     "Sessions",
     "SessionsMessage",

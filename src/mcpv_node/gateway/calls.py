@@ -7,6 +7,7 @@ DESIGN 7.6. Cancelling the coroutine cancels the call at the server.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -32,12 +33,22 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.instance.messages import Call as InstanceCall
 from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
-from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, new_lease_id
+from mcpv_node.actors.leases import (
+    Acquire,
+    InstanceId,
+    Lease,
+    LeaseId,
+    LeaseKind,
+    Refused,
+    Release,
+    new_lease_id,
+)
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
     ELICITATION,
     INVALID_PARAMS,
+    TASK_METHODS,
     URL_ELICITATION_REQUIRED,
     CallFailure,
     RawId,
@@ -335,8 +346,7 @@ class Trip:
             try:
                 answer = await self._call(lease)
             finally:
-                for asking in list(self._asking.values()):
-                    asking.cancel()
+                await self._withdraw_questions()
             # What an instance refuses because it ends has not been executed: whoever serves next may have it.
             if not _was_refused(answer) or self.control.is_cancelled():
                 return answer
@@ -351,10 +361,10 @@ class Trip:
         if port is None or self.control.is_cancelled():
             return
         match event:
-            case Progressed(params=params):
-                port.on_progress(params)
-            case Noted(method=method, params=params):
-                port.on_note(method, params)
+            case Progressed() | Noted():
+                # A server's mistake, and this runs in its instance.
+                with suppress(RemoteProtocolError):
+                    _pass_on(event, port)
             case Asked(number=number):
                 task = asyncio.get_running_loop().create_task(self._ask(lease, port, event))
                 self._asking[number] = task
@@ -363,6 +373,14 @@ class Trip:
                 asking = self._asking.get(number)
                 if asking is not None:
                     asking.cancel()
+
+    async def _withdraw_questions(self) -> None:
+        """What the server does not wait for any more the client hears before the answer, or never."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        if asking:
+            await asyncio.wait(asking)
 
     async def _ask(self, lease: Lease, port: ClientPort, asked: Asked) -> None:
         answer = await port.ask(asked.method, asked.params)
@@ -373,7 +391,15 @@ class Trip:
         now = self.node.clock.monotonic()
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
-        request = Acquire(lease=new_lease_id(), caller=self.caller, deadline=deadline, instance=self.instance)
+        # What waits for a task holds no slot: the work has a lease of its own, and others need the slots meanwhile.
+        kind = LeaseKind.TASK if self.route.call.method in TASK_METHODS else LeaseKind.CALL
+        request = Acquire(
+            lease=new_lease_id(),
+            caller=self.caller,
+            deadline=deadline,
+            kind=kind,
+            instance=self.instance,
+        )
         granted: Lease | Refused
         answered = False
         try:
@@ -469,6 +495,14 @@ class Trip:
             started_seconds=lease.started_seconds,
             called_seconds=self.node.clock.monotonic() - sent,
         )
+
+
+def _pass_on(event: Progressed | Noted, port: ClientPort) -> None:
+    match event:
+        case Progressed(params=params):
+            port.on_progress(params)
+        case Noted(method=method, params=params):
+            port.on_note(method, params)
 
 
 def _is_gone(failure: CallFailure) -> bool:

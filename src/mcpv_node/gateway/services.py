@@ -20,6 +20,7 @@ from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
 from .issuer import Issuer
+from .open_tasks import OpenTasksMessage
 from .rates import Rates
 from .visibility import Visibility
 
@@ -70,6 +71,7 @@ class DoorServices:
     version: str
     learning: Handle[LearningMessage]
     init: Handle[ShowInit]
+    open_tasks: Handle[OpenTasksMessage]
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]
     request_stop: Callable[[], None]

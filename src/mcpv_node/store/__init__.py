@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .audit import AuditFile, AuditLine
 from .catalog import (
+    MAX_PROFILES,
     CatalogRecord,
     KindVersion,
     ListedEntry,
@@ -26,6 +27,7 @@ from .files import make_folder, read_if_there, write_atomically
 __all__ = [
     "AuditFile",
     "AuditLine",
+    "MAX_PROFILES",
     "CatalogRecord",
     "KindVersion",
     "ListedEntry",
