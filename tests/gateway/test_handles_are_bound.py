@@ -13,10 +13,11 @@ import msgspec
 import pytest
 from msgspec import Raw
 from support.doors import local, open_door
-from support.fake_servers import fake_node, run
-from support.modern_client import ModernClient, modern
+from support.fake_servers import MODERN_HELLO, fake_node, run
+from support.modern_client import ModernClient, again, modern
 from support.raw_http import RawClient, request
 
+from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import TokenTable
 from mcpv_node.gateway.auth import Authority
@@ -119,5 +120,27 @@ def test_nobody_ends_what_another_session_watches_or_calls(tmp_path: Path) -> No
             await bob.close()
 
         assert answered.json()["result"]["slow"] is True
+
+    run(main)
+
+
+def test_a_state_that_a_modern_server_gave_out_goes_back_for_its_principal_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_door(tmp_path, tokens=TOKENS) as stage:
+            stage.node.types["alpha"].hello = MODERN_HELLO
+            instance = stage.node.instances["alpha"]
+            result = {"resultType": "input_required", "requestState": "raw-state"}
+            instance.next_answers = [Answer(result=Raw(msgspec.json.encode(result)))]
+            ada, bob = ModernClient(stage.url, token="a"), ModernClient(stage.url, token="b")
+            message = modern("tools/call", name="alpha_echo")
+            first = await ada.result(message)
+            stolen = await bob.error(again(message, first))
+            before = len(instance.calls)
+            own = await ada.result(again(message, first))
+            await ada.close()
+            await bob.close()
+
+        assert (stolen["code"], before) == (-32602, 1)
+        assert own["sent"]["requestState"] == "raw-state"
 
     run(main)
