@@ -18,7 +18,7 @@ from mcpv_node.store import AuditFile, AuditLine
 from mcpv_node.telemetry import rfc3339
 
 from .callers import Caller
-from .kernel import ExitReason, Shutdown, ThreadActor, handles
+from .kernel import ExitReason, ThreadActor, handles
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,6 @@ class Audited:
     digest: bytes | None
     outcome: str
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class _Last:
-    """Everything that was told before has been written."""
 
 
 AuditMessage: TypeAlias = Audited
@@ -60,9 +55,6 @@ class Audit(ThreadActor[None]):
     def on_start(self, estate: None = None) -> None:
         # A file that cannot be written must be known before anything happens that it should say.
         self._file.append(())
-
-    def on_shutdown(self) -> None:
-        self.note(_Last())
 
     def on_exit(self, reason: ExitReason) -> None:
         self._file.close()
@@ -91,7 +83,3 @@ class Audit(ThreadActor[None]):
         if self._unwritten:
             logger.error("{}: {} lines of the audit were not written", self._path, self._unwritten)
             self._unwritten = 0
-
-    @handles(_Last)
-    def _on_last(self, _: _Last) -> None:
-        self.exit(Shutdown())

@@ -97,6 +97,8 @@ from mcpv_node.protocol import Sealer
 from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, SpecKey, group_servers, secret_values
 from mcpv_node.state_dir import (
     StateDirBusy,
+    StateDirUnsafe,
+    check_state_dir,
     lock_state_dir,
     read_or_create_node_id,
     read_or_create_seal_key,
@@ -210,9 +212,10 @@ class NodeRuntime:
         options = self._options
         try:
             options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_state_dir(options.state_dir)
             self._lock = lock_state_dir(options.state_dir)
-        except StateDirBusy as busy:
-            raise StartRefused(str(busy)) from busy
+        except (StateDirBusy, StateDirUnsafe) as refusal:
+            raise StartRefused(str(refusal)) from refusal
         except OSError as error:
             raise StartRefused(f"{options.state_dir}: {error.strerror or error}") from error
         is_up = False

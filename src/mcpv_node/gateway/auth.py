@@ -11,6 +11,7 @@ import hmac
 import ipaddress
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,8 +86,10 @@ def read_or_create_token(path: Path) -> str:
 
 
 def read_token(path: Path) -> str:
-    """The token in `path`, on one line."""
+    """The token in `path`, on one line. A file that everybody may write to is refused."""
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise AuthError(f"{path}: the token file can be written to by everybody: chmod o-w it")
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise AuthError(f"{path}: the token file cannot be read: {error}") from error

