@@ -49,7 +49,21 @@ def test_a_table_is_written_for_people_unless_json_is_asked_for() -> None:
     assert "floor, 16 in flight: added p50, p99" in done.stdout
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_node_is_measured_beside_the_floor_without_any_peer(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.json"
+
+    done = run_benchmark("gateway", *TINY[:4], "--peers", "none", "--json", str(file))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gateway: 1 slices of 0.02 s")
+    eras = json.loads(file.read_text())["eras"]
+    for era in ("legacy", "modern"):
+        assert set(eras[era]) == {"direct stdio", "floor", "mcpv-node", "direct HTTP (SDK)"}
+        assert set(eras[era]["mcpv-node"]["loads"]) == {"1", "16", "64", "list"}
+        assert all(one["calls"] and not one["errors"] for one in eras[era]["mcpv-node"]["loads"].values())
+
+
+@pytest.mark.parametrize("name", [*NAMES, "gateway"])
 def test_a_benchmark_says_what_it_measures(name: str) -> None:
     done = run_benchmark(name, "--help")
 
