@@ -343,8 +343,8 @@ async def measure_rebuild(options: Options, report: Report) -> None:
     merges: list[float] = []
     views: list[float] = []
     for number in range(options.samples):
-        tools = learnt[key].tools[: 1 + number % 2]
-        learnt[key] = replace(learnt[key], tools=tools)
+        listed = learnt[key].listed[: 1 + number % 2]
+        learnt[key] = replace(learnt[key], listed=listed)
         began = perf_counter()
         snapshot = merged(world, learnt, previous=snapshot)
         cell.publish(snapshot)
