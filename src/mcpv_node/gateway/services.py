@@ -23,6 +23,7 @@ from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .held import HeldMessage
+    from .sessions import Session, SessionId
 
 _consumer_numbers = itertools.count(1)
 
@@ -77,3 +78,6 @@ class DoorServices:
     held: Handle[HeldMessage]  # the calls that wait for a modern client
     # How many requests each principal has in flight, at all doors together. Theirs to change, on the loop's thread.
     load: Counter[str] = field(default_factory=Counter[str])
+    # The legacy sessions that live. Sessions alone changes it, each time by one assignment or deletion; every request
+    # reads it, on the loop's thread, as it reads the World.
+    sessions: dict[SessionId, Session] = field(default_factory=dict["SessionId", "Session"])
