@@ -73,7 +73,7 @@ def _era_table(era: str, found: dict[str, Any]) -> list[str]:
         "|---|---|---|---|---|---|---|",
     ]
     notes: list[str] = []
-    own = found.get(NODE, {}).get("loads", {}).get("16", {}).get("rate")
+    own = found.get(NODE, {}).get("loads", {}).get("16", {}).get("of_floor")
     for name in names_in(found):
         entry = found[name]
         for kind in ("call", "list"):
@@ -96,7 +96,7 @@ def _row(name: str, entry: dict[str, Any], own: float | None) -> str:
     cells = [
         f"{shown}{package}",
         "–" if many is None else f"{many['of_floor']:.2f}x ({many['rate']:,.0f}/s)",
-        "–" if many is None or own is None else f"{own / many['rate']:.1f}x",
+        "–" if many is None or own is None else f"{own / many['of_floor']:.1f}x",
         "–" if one is None else f"{one['added_p50_ms']:.2f} / {one['added_p99_ms']:.2f} ms",
         "–" if many is None else f"{many['cpu_alone_us']:,.0f} / {many['cpu_us']:,.0f} us",
         "–" if memory is None else f"{memory['alone']:.0f} / {memory['all']:.0f} MB",
