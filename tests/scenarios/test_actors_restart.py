@@ -50,7 +50,9 @@ class Inside:
     def instance(self) -> Cell:
         """Return the place of the one instance that lives."""
         return next(
-            cell for _, cell in walk("node", self.node._root.cell) if cell.kind == "StdioInstance" and cell.actor
+            cell
+            for _, cell in walk("node", self.node._root.cell)
+            if cell.kind == "StdioInstance" and cell.actor
         )
 
     async def kill(self, id: str) -> None:

@@ -64,12 +64,12 @@ def time_argv() -> list[str]:
 
 def npm_folder(name: str, spec: str) -> Path:
     """Return a folder whose `node_modules` has this package and what it needs."""
-    return _installed(name, spec, _install_from_npm)
+    return _installed(name, spec, install_from_npm)
 
 
 def pypi_folder(name: str, spec: str) -> Path:
     """Return a virtual environment of its own that has this package."""
-    return _installed(name, spec, _install_from_pypi)
+    return _installed(name, spec, install_from_pypi)
 
 
 def install(folder: Path, spec: str, installer: Callable[[Path, str], None]) -> Path:
@@ -98,7 +98,8 @@ def _installed(name: str, spec: str, installer: Callable[[Path, str], None]) -> 
         pytest.skip(f"not in a CI, and {error}")
 
 
-def _install_from_npm(folder: Path, spec: str) -> None:
+def install_from_npm(folder: Path, spec: str) -> None:
+    """Install one package of npm, and what it needs, below `folder`; raises InstallError."""
     npm = shutil.which("npm")
     if npm is None:
         raise InstallError(f"{spec} needs npm, which is not on PATH")
@@ -118,7 +119,8 @@ def _install_from_npm(folder: Path, spec: str) -> None:
     )
 
 
-def _install_from_pypi(folder: Path, spec: str) -> None:
+def install_from_pypi(folder: Path, spec: str) -> None:
+    """Make `folder` a virtual environment with one package of PyPI; raises InstallError."""
     # Its own environment: the server's pins are not ours.
     _call([sys.executable, "-m", "venv", str(folder)], spec)
     _call([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", spec], spec)

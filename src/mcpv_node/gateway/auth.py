@@ -14,10 +14,13 @@ import secrets
 import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.settings import AuthSettings, ServerName
+
+from .asgi import REMEMBERED
 
 # The principal of the token in `<stateDir>/token`, and of everybody when there is no token at all.
 DEFAULT_PRINCIPAL = "default"
@@ -140,7 +143,8 @@ def bearer_of(authorization: str | None) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def is_host_allowed(host: str | None, *, bound: str, allowed: Iterable[str] = ()) -> bool:
+@lru_cache(REMEMBERED)
+def is_host_allowed(host: str | None, *, bound: str, allowed: tuple[str, ...] = ()) -> bool:
     """Whether a Host header names this node: what it listens on, loopback, or a configured name.
 
     The port does not matter unless a configured name has one: a tunnel or a container changes it, and a page that

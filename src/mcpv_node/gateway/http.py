@@ -253,6 +253,8 @@ def is_own_affair(method: str, path: str) -> bool:
 
 def parse_mcp_path(path: str) -> Selector | None:
     """What a path below `/mcp` selects; None when it is not a path of ours. It may not exist all the same."""
+    if path == "/mcp":
+        return EVERYTHING
     match path.rstrip("/").split("/")[2:]:
         case []:
             return EVERYTHING

@@ -26,6 +26,7 @@ from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .held import HeldMessage
+    from .sessions import Session, SessionId
 
 _consumer_numbers = itertools.count(1)
 
@@ -84,3 +85,6 @@ class DoorServices:
     # What each principal may still ask, at all doors together.
     rates: Rates = field(default_factory=Rates)
     issuer: Issuer | None = None  # None: tokens of ours are the only ones
+    # The legacy sessions that live. Sessions alone changes it, each time by one assignment or deletion; every request
+    # reads it, on the loop's thread, as it reads the World.
+    sessions: dict[SessionId, Session] = field(default_factory=dict["SessionId", "Session"])

@@ -47,6 +47,8 @@ class Visibility:
 
     def resolve(self, world: World, wanted: Selector, *, within: Selector = EVERYTHING) -> Selector | None:
         """What `wanted` means for somebody who may see `within`; None when that is unknown or hidden."""
+        if wanted is EVERYTHING and within is EVERYTHING:
+            return EVERYTHING
         selector = self._look_up(world, wanted)
         outer = self._look_up(world, within)
         if selector is None or outer is None:
