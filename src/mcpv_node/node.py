@@ -3,7 +3,6 @@
     node             one_for_one
     ├── guard        ends what outlives the node
     ├── events       ring, logs
-    ├── audit        who asked for what, when that is kept
     ├── store        catalog files
     ├── catalog      one index for each kind of list, and who hears of their changes
     ├── init         one group for each server type: its instances, then the server type
@@ -12,7 +11,8 @@
     ├── watches      who hears of which resource, and so what servers are asked to tell
     └── gateway      open tasks, held calls, sessions, http, lines
 
-Started from top to bottom, stopped from bottom to top.
+Started from top to bottom, stopped from bottom to top. Where it is configured, `audit` stands after events, and
+`issuer-keys` first in the gateway.
 """
 
 from __future__ import annotations
