@@ -95,14 +95,19 @@ def _row(name: str, entry: dict[str, Any], own: float | None) -> str:
     package = f" `{entry['package']}`" if entry.get("package") else ""
     cells = [
         f"{shown}{package}",
-        "–" if many is None else f"{many['of_floor']:.2f}x ({many['rate']:,.0f}/s)",
+        "–" if many is None else f"{share(many['of_floor'])} ({many['rate']:,.0f}/s)",
         "–" if many is None or own is None else f"{own / many['of_floor']:.1f}x",
         "–" if one is None else f"{one['added_p50_ms']:.2f} / {one['added_p99_ms']:.2f} ms",
         "–" if many is None else f"{many['cpu_alone_us']:,.0f} / {many['cpu_us']:,.0f} us",
         "–" if memory is None else f"{memory['alone']:.0f} / {memory['all']:.0f} MB",
-        "–" if listed is None else f"{listed['of_floor']:.2f}x ({listed['rate']:,.0f}/s)",
+        "–" if listed is None else f"{share(listed['of_floor'])} ({listed['rate']:,.0f}/s)",
     ]
     return f"| {' | '.join(cells)} |"
+
+
+def share(value: float) -> str:
+    """A ratio with as many digits as say something."""
+    return f"{value:.2f}x" if value >= 0.1 else f"{value:.2g}x"
 
 
 def names_in(found: dict[str, Any]) -> list[str]:
@@ -151,7 +156,8 @@ def plot(gateway: dict[str, Any]) -> None:
     import matplotlib as mpl
 
     mpl.use("svg")
-    # The same numbers make the same file.
+    # Text stays text, and the same numbers make the same file.
+    mpl.rcParams["svg.fonttype"] = "none"
     mpl.rcParams["svg.hashsalt"] = "mcpv-node"
     _plot_one(gateway, "calls.svg", "tools/call, 16 in flight: calls/s of the floor's", "16", "of_floor")
     _plot_one(gateway, "lists.svg", "tools/list of 1,000 tools: lists/s of the floor's", "list", "of_floor")

@@ -55,6 +55,9 @@ STOP_BOUND = 30.0
 VERSION = "2025-11-25"
 MODERN_VERSION = "2026-07-28"
 
+# Some servers close a connection on which nothing came for five seconds; a request that crosses that is lost.
+FRESH = 3.0
+
 # An answer's result begins this near to its head, also where it is the data of an event.
 RESULT_WITHIN = 400
 
@@ -263,8 +266,11 @@ class HttpLane(asyncio.Protocol):
             self._transport.abort()
 
     async def open(self) -> None:
-        """Connect, or again: some servers close a connection that waited for a few seconds."""
-        if self._transport is None or self._transport.is_closing():
+        """Connect, or again where the server has closed a connection that waited, or is about to."""
+        transport = self._transport
+        if transport is not None and 0.0 < self._sent_at < perf_counter() - FRESH:
+            transport.abort()
+        if transport is None or transport.is_closing():
             self._buffer = b""
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
 
