@@ -1,4 +1,7 @@
-"""`mcpv-node server start|stop|retry NAME`: what an operator may do with one server."""
+"""`mcpv-node server VERB NAME`: what an operator may do with one server.
+
+`start`, `stop` and `retry` are about a running node; the verbs that change the configuration have their own files.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import click
 
 from mcpv_node.client import ServerVerb
 
+from . import server_add, server_change, server_remove, server_switch
 from .common import CommandFailed, common_options, connect, invocation
 from .output import clean, print_body
 
@@ -24,7 +28,7 @@ LONGEST_WAIT = 600.0
 @click.group("server")
 @common_options
 def command() -> None:
-    """Start, stop or retry one server."""
+    """Start, stop or retry one server, or change its entry in the configuration."""
 
 
 def _act(verb: ServerVerb, name: str, wait: float | None) -> None:
@@ -59,3 +63,12 @@ def _add(verb: ServerVerb, meaning: str) -> None:
 _add("start", "Have an instance of NAME up, also when an operator had stopped it.")
 _add("stop", "Drain NAME, stop it, and keep it stopped.")
 _add("retry", "Forget the failures of NAME and try again now.")
+
+for _verb in (
+    server_add.command,
+    server_change.command,
+    server_remove.command,
+    server_switch.enable,
+    server_switch.disable,
+):
+    command.add_command(_verb)

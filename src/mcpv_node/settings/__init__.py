@@ -13,7 +13,7 @@ with where each comes from; `editing` changes one entry of a file's text; `schem
 from __future__ import annotations
 
 from .describe import command_line, describe, describe_server, hide_secrets
-from .find import PACKAGED_CONFIG, find_config, state_dir
+from .find import PACKAGED_CONFIG, find_config, state_dir, user_config
 from .loader import Loaded, load_settings
 from .problems import Problem, SettingsError
 from .rules import parse_address
@@ -88,4 +88,5 @@ __all__ = [
     "pool_settings",
     "spec_key",
     "state_dir",
+    "user_config",
 ]
