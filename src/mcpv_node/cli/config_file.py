@@ -100,6 +100,8 @@ def judge(target: Target, changed: dict[Path, str]) -> Loaded:
 def save(target: Target, changed: dict[Path, str]) -> None:
     """Write what was judged, private to the user; a link stays a link."""
     for file, text in changed.items():
+        if file.exists() and _read(file) != target.texts[file]:
+            raise CommandFailed(f"{file} was changed by somebody else meanwhile; try again")
         try:
             write_atomically(file.resolve(), text.encode())
         except OSError as error:

@@ -5,11 +5,12 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
 
 from mcpv_node.client import ServerVerb
 
-from . import server_add, server_change, server_remove, server_switch
 from .common import CommandFailed, common_options, connect, invocation
 from .output import clean, print_body
 
@@ -25,7 +26,30 @@ _REACHED: dict[ServerVerb, frozenset[str]] = {
 LONGEST_WAIT = 600.0
 
 
-@click.group("server")
+# Verbs with a file of their own, imported when they are used.
+_IN_FILES: dict[str, tuple[str, str]] = {
+    "add": ("server_add", "command"),
+    "edit": ("server_change", "command"),
+    "remove": ("server_remove", "command"),
+    "enable": ("server_switch", "enable"),
+    "disable": ("server_switch", "disable"),
+}
+
+
+class _ServerGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *_IN_FILES]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _IN_FILES:
+            return super().get_command(ctx, cmd_name)
+        module, name = _IN_FILES[cmd_name]
+        command: object = getattr(import_module(f".{module}", __package__), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group("server", cls=_ServerGroup)
 @common_options
 def command() -> None:
     """Start, stop or retry one server, or change its entry in the configuration."""
@@ -63,12 +87,3 @@ def _add(verb: ServerVerb, meaning: str) -> None:
 _add("start", "Have an instance of NAME up, also when an operator had stopped it.")
 _add("stop", "Drain NAME, stop it, and keep it stopped.")
 _add("retry", "Forget the failures of NAME and try again now.")
-
-for _verb in (
-    server_add.command,
-    server_change.command,
-    server_remove.command,
-    server_switch.enable,
-    server_switch.disable,
-):
-    command.add_command(_verb)

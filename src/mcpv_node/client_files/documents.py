@@ -36,7 +36,7 @@ def read_json(text: str) -> dict[str, object]:
         return {}
     try:
         # What most files are, and what is read fastest and strictest.
-        data = json.loads(text)
+        data: object = json.loads(text)
     except (ValueError, RecursionError):
         data = _read_with_comments(text) if any(True for _ in _tokens(text)) else {}
     if not isinstance(data, dict):
