@@ -51,6 +51,9 @@ ANSWER_TIMEOUT = 10.0
 # The longest a call may take is 3600 s by default, and the node ends it then; the rest is for its queue and a start.
 CALL_TIMEOUT = 3700.0
 
+# A reload waits for the servers that must be warm: their start has 30 s by default, a package may be downloaded.
+RELOAD_TIMEOUT = 150.0
+
 # REST is loaded after the doors are open: a fraction of a second, more on a busy machine.
 LOADING_TIMEOUT = 10.0
 LOADING_POLL_INTERVAL = 0.1
@@ -98,6 +101,21 @@ class CallRefused(ClientError):
         self.code = code
         self.message = message
         self.data = data
+
+
+class ReloadChange(Struct, frozen=True, kw_only=True, rename={"kind": "class"}):
+    """What a reload did to one server."""
+
+    server: str
+    kind: str
+
+
+class ReloadReport(Struct, frozen=True, kw_only=True):
+    """What a reload applied: the body of `POST /api/v1/reload`."""
+
+    outcome: str
+    changes: tuple[ReloadChange, ...] = ()
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,6 +270,11 @@ class NodeClient:
         content = json.dumps({"servers": list(servers)}).encode()
         body = self._request("POST", path, timeout=ANSWER_TIMEOUT + (wait or 0.0), content=content)
         return Answer(_decode(body, Learning), body)
+
+    def reload(self) -> Answer[ReloadReport]:
+        """Have the node read its configuration again; NodeRefused when that cannot be applied."""
+        body = self._request("POST", "/api/v1/reload", timeout=RELOAD_TIMEOUT)
+        return Answer(_decode(body, ReloadReport), body)
 
     def stop_node(self) -> Answer[dict[str, Any]]:
         """Ask the node to drain and end; answered before it does."""

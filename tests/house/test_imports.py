@@ -27,6 +27,8 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "defaults": frozenset(),
     "protocol": frozenset(),
     "settings": frozenset({"defaults"}),
+    # What MCP clients write into their configuration files, and what we write there.
+    "client_files": frozenset({"settings"}),
     "telemetry": frozenset(),
     "transports": BOTTOM,
     "store": BOTTOM,
@@ -37,7 +39,17 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir"},
     "embedding": ALIVE | {"supervisors", "gateway", "node", "node_file"},
     "cli": ALIVE
-    | {"supervisors", "gateway", "node", "serving", "node_file", "embedding", "client", "reports"},
+    | {
+        "supervisors",
+        "gateway",
+        "node",
+        "serving",
+        "node_file",
+        "embedding",
+        "client",
+        "client_files",
+        "reports",
+    },
     # Small programs of their own: what the default config runs, and what talks to a node from outside.
     "servers": frozenset({"protocol"}),
     "client": BOTTOM | {"node_file", "reports"},
@@ -61,6 +73,11 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "pykka": ("actors/kernel/", "embedding/"),
     "thespian": ("embedding/thespian.py",),
     "yaml": ("settings/loader.py",),
+    # Reads where things stand and writes what is new; what a file means is the loader's.
+    "ruamel": ("settings/places.py",),
+    # The configuration files of MCP clients.
+    "pyjson5": ("client_files/documents.py",),
+    "tomlkit": ("client_files/documents.py",),
     "redis": ("cluster/redis.py",),
     "sqlite3": ("store/journal.py",),
     # The guard ends processes alone; `--detach` starts the node that outlives the command.

@@ -72,6 +72,8 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.Path:
         "supervisors/__init__.py",
         "defaults/__init__.py",
         "defaults/runtime.yaml",
+        "defaults/schema.json",
+        "defaults/profile-schema.json",
         "protocol/__init__.py",
         "cli/__init__.py",
     ],

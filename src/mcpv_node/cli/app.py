@@ -29,8 +29,14 @@ VERBS = (
     "catalog",
     "stop",
     "validate",
+    "import",
+    "export",
+    "completion",
     "version",
 )
+
+# `import` cannot name a module.
+_MODULES = {"import": "import_"}
 
 
 class VerbGroup(click.Group):
@@ -44,7 +50,7 @@ class VerbGroup(click.Group):
             return None
         if cmd_name == "stdio":
             return _stdio
-        command = import_module(f".{cmd_name}", __package__).command
+        command = import_module(f".{_MODULES.get(cmd_name, cmd_name)}", __package__).command
         assert isinstance(command, click.Command)
         return command
 

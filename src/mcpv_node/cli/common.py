@@ -77,7 +77,15 @@ def connect() -> NodeClient:
 def config_failure(error: SettingsError) -> CommandFailed:
     """Say all that is wrong with a configuration."""
     problems = [
-        {"file": str(problem.file), "line": problem.line, "key": problem.key_path, "message": problem.message}
+        {
+            "file": str(problem.file),
+            "line": problem.line,
+            "key": problem.key_path,
+            "message": problem.message,
+            "found": problem.found,
+            "allowed": list(problem.allowed),
+            "nearest": problem.nearest,
+        }
         for problem in error.problems
     ]
     what = "1 problem" if len(problems) == 1 else f"{len(problems)} problems"

@@ -1,6 +1,11 @@
-"""`mcpv-node server start|stop|retry|approve NAME`: what an operator may do with one server."""
+"""`mcpv-node server VERB NAME`: what an operator may do with one server.
+
+`start`, `stop`, `retry` and `approve` are about a running node; the verbs that change the configuration have their own files.
+"""
 
 from __future__ import annotations
+
+from importlib import import_module
 
 import click
 
@@ -21,10 +26,33 @@ _REACHED: dict[ServerVerb, frozenset[str]] = {
 LONGEST_WAIT = 600.0
 
 
-@click.group("server")
+# Verbs with a file of their own, imported when they are used.
+_IN_FILES: dict[str, tuple[str, str]] = {
+    "add": ("server_add", "command"),
+    "edit": ("server_change", "command"),
+    "remove": ("server_remove", "command"),
+    "enable": ("server_switch", "enable"),
+    "disable": ("server_switch", "disable"),
+}
+
+
+class _ServerGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*self.commands, *_IN_FILES]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _IN_FILES:
+            return super().get_command(ctx, cmd_name)
+        module, name = _IN_FILES[cmd_name]
+        command: object = getattr(import_module(f".{module}", __package__), name)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group("server", cls=_ServerGroup)
 @common_options
 def command() -> None:
-    """Start, stop or retry one server, or approve of its changed tools."""
+    """Start, stop or retry one server, approve of its changed tools, or change its entry in the configuration."""
 
 
 def _act(verb: ServerVerb, name: str, wait: float | None) -> None:

@@ -1,16 +1,22 @@
-"""`mcpv-node validate`: read the configuration, start nothing, and say all that is wrong with it."""
+"""`mcpv-node validate`: read the configuration, start nothing, and say all that is wrong with it.
+
+`--explain` shows every setting in effect and where it comes from.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
+from typing import Any
 
 import click
 
-from mcpv_node.settings import SettingsError, find_config, load_settings
+from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings
+from mcpv_node.settings.explain import Explained, explain
 
 from .common import common_options, config_failure, invocation
-from .output import counted, print_json
+from .output import counted, print_json, print_table
 
 
 @click.command("validate")
@@ -19,8 +25,11 @@ from .output import counted, print_json
     type=click.Path(path_type=Path),
     help="The file or folder to read (default: what `start` would run).",
 )
+@click.option(
+    "--explain", "explained", is_flag=True, help="Show every setting in effect, and where it comes from."
+)
 @common_options
-def command(config: Path | None) -> None:
+def command(config: Path | None, explained: bool) -> None:
     """Say all that is wrong with the configuration."""
     try:
         path = find_config(config, os.environ)
@@ -30,8 +39,43 @@ def command(config: Path | None) -> None:
     servers = len(loaded.settings.servers)
     if invocation().as_json:
         warnings = [str(warning) for warning in loaded.warnings]
-        print_json({"ok": True, "config": str(path), "servers": servers, "warnings": warnings})
+        values = {"values": [_as_json(one) for one in explain(loaded)]} if explained else {}
+        print_json({"ok": True, "config": str(path), "servers": servers, "warnings": warnings, **values})
         return
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
+    if explained:
+        _print(loaded, path)
     click.echo(f"{path} is valid: {counted(servers, 'server')}")
+
+
+def _print(loaded: Loaded, path: Path) -> None:
+    folder = path if path.is_dir() else path.parent
+    rows = [
+        (one.key, json.dumps(one.value, ensure_ascii=False), _origin(one, folder)) for one in explain(loaded)
+    ]
+    print_table(("KEY", "VALUE", "FROM"), rows)
+
+
+def _origin(one: Explained, folder: Path) -> str:
+    if one.kind == "default" or one.file is None:
+        return "default"
+    file = one.file.relative_to(folder) if one.file.is_relative_to(folder) else one.file
+    place = f"{file}:{one.line}"
+    through = ", ".join(f"${{{name}}}" for name in one.through)
+    if one.because_of is not None:
+        return f"follows from {one.because_of}, {place}"
+    return f"{place}, {through}" if through else place
+
+
+def _as_json(one: Explained) -> dict[str, Any]:
+    return {
+        "key": one.key,
+        "value": one.value,
+        "from": one.kind,
+        "file": None if one.file is None else str(one.file),
+        "line": one.line,
+        "variables": [name for name in one.through if not name.startswith("file:")],
+        "files": [name.removeprefix("file:") for name in one.through if name.startswith("file:")],
+        "because": one.because_of,
+    }

@@ -2,15 +2,18 @@
 
 # Layout
 
-`types` is the data, with every default; `loader` reads files (`reading` the typed walk, `expand` the variables,
-`rules` what types cannot say, `problems` what was wrong); `find` knows where files are; `spec_key` which entries
-are the same thing; `describe` shows the settings in effect without secrets.
+`types` is the data, with every default, `meanings` what each key is for; `loader` reads files (`reading` the typed
+walk, `expand` the variables, `rules` what types cannot say, `problems` what was wrong); `find` knows where files
+are; `spec_key` which entries are the same thing; `describe` shows the settings in effect without secrets, `explain`
+with where each comes from; `editing` changes one entry of a file's text; `schema` is all of it for editors.
+
+`editing`, `explain`, `schema` and `meanings` are imported by those who need them: a node that runs does not.
 """
 
 from __future__ import annotations
 
-from .describe import describe
-from .find import PACKAGED_CONFIG, find_config, state_dir
+from .describe import command_line, describe, describe_server, hide_secrets
+from .find import PACKAGED_CONFIG, find_config, state_dir, user_config
 from .loader import Loaded, load_settings
 from .problems import Problem, SettingsError
 from .rules import is_private_way, parse_address
@@ -77,9 +80,12 @@ __all__ = [
     "ToolRules",
     "ToolSeparator",
     "Transport",
+    "command_line",
     "describe",
+    "describe_server",
     "find_config",
     "group_servers",
+    "hide_secrets",
     "is_private_way",
     "load_settings",
     "parse_address",
@@ -87,4 +93,5 @@ __all__ = [
     "secret_values",
     "spec_key",
     "state_dir",
+    "user_config",
 ]

@@ -24,6 +24,13 @@ class ExpansionError(ValueError):
     """A value refers to something that is not there. The message names it, and holds no value."""
 
 
+def references(text: str) -> tuple[str, ...]:
+    """Name what `text` refers to: `VAR` for each variable, `file:PATH` for each file, without defaults."""
+    bodies = [found["body"] for found in _REFERENCE.finditer(text) if found["body"] and found["end"]]
+    names = [body if body.startswith(_FILE) else body.partition(":-")[0] for body in bodies]
+    return tuple(dict.fromkeys(names))
+
+
 @dataclass(frozen=True, slots=True)
 class Expander:
     """What variables and files mean for one configuration file."""

@@ -24,10 +24,14 @@ def find_config(explicit: Path | None, environ: Mapping[str, str]) -> Path:
     named = environ.get("MCPV_CONFIG")
     if named:
         return _existing(Path(named), "$MCPV_CONFIG")
+    own = user_config(environ)
+    return own if own is not None and own.is_file() else PACKAGED_CONFIG
+
+
+def user_config(environ: Mapping[str, str]) -> Path | None:
+    """Say where the user's own configuration is, or would be; None without a home."""
     base = _xdg(environ, "XDG_CONFIG_HOME", ".config")
-    if base is not None and (base / _FOLDER / _FILE).is_file():
-        return base / _FOLDER / _FILE
-    return PACKAGED_CONFIG
+    return None if base is None else base / _FOLDER / _FILE
 
 
 def state_dir(explicit: Path | None, environ: Mapping[str, str], settings: NodeSettings | None) -> Path:

@@ -17,7 +17,7 @@ import yaml
 
 from .expand import Expander
 from .problems import Problem, SettingsError, quoted
-from .reading import Fields, Listing, Node, Reader, Scalar, Table, is_name, join
+from .reading import Fields, Listing, Node, Origin, Reader, Scalar, Table, is_name, join
 from .rules import (
     Finding,
     check_issuer,
@@ -59,13 +59,20 @@ class Loaded:
     # Every file that was read, those of ${file:...} too.
     sources: tuple[Path, ...]
     warnings: tuple[Problem, ...]
+    # Where each key that was written stands, by its path; entries as `servers.NAME`, profiles as `profiles.NAME`.
+    origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
 
 
-def load_settings(path: Path, *, environ: Mapping[str, str]) -> Loaded:
-    """Read the configuration at `path`, a file or a folder, or raise SettingsError with all that is wrong."""
+def load_settings(
+    path: Path, *, environ: Mapping[str, str], instead: Mapping[Path, str] | None = None
+) -> Loaded:
+    """Read the configuration at `path`, a file or a folder, or raise SettingsError with all that is wrong.
+
+    `instead` holds the text of files as they would be: what is to be saved is judged before it is.
+    """
     variables = {**environ, PYTHON_VARIABLE: sys.executable}
     path = path.absolute()
-    load = _Load(variables)
+    load = _Load(variables, {file.absolute(): text for file, text in (instead or {}).items()})
     load.read_runtime(path / RUNTIME_FILE if path.is_dir() else path)
     if path.is_dir():
         for profile in sorted((path / PROFILES_FOLDER).glob("*.yaml")):
@@ -88,6 +95,7 @@ class _Load:
     """One load in progress: what was read, and what was wrong with it so far."""
 
     variables: Mapping[str, str]
+    instead: Mapping[Path, str]
     readers: list[Reader] = field(default_factory=list[Reader])
     entries: list[_Entry] = field(default_factory=list[_Entry])
     # Every name written, also of entries that are otherwise wrong: who refers to one is not at fault.
@@ -101,7 +109,7 @@ class _Load:
     def read_runtime(self, file: Path) -> None:
         """Read the main file."""
         reader = self._reader(file)
-        root = _compose(file, reader)
+        root = _compose(file, reader, self.instead)
         if root is None:
             return
         runtime = reader.fields(root, NodeSettings, "", apart=["servers"], hidden=["profiles"])
@@ -122,7 +130,7 @@ class _Load:
         if not is_name(file.stem):
             reader.problems.append(Problem(file, 0, "", f"{quoted(file.stem)} is no name for a profile"))
         self.profile_names.add(file.stem)
-        root = _compose(file, reader)
+        root = _compose(file, reader, self.instead)
         if root is None:
             return
         fields = reader.fields(root, ProfileSettings, "", apart=["servers"], hidden=["name"])
@@ -156,7 +164,16 @@ class _Load:
         files = {file for reader in self.readers for file in reader.expander.files}
         sources = (*(reader.file for reader in self.readers), *sorted(files))
         warnings = tuple(warning for reader in self.readers for warning in reader.warnings)
-        return Loaded(settings, sources, warnings)
+        return Loaded(settings, sources, warnings, self._origins())
+
+    def _origins(self) -> Mapping[str, Origin]:
+        origins: dict[str, Origin] = {}
+        for reader in self.readers:
+            # What a profile's file says of itself has no path of its own there.
+            prefix = "" if reader is self.readers[0] else f"profiles.{reader.file.stem}."
+            for path, origin in reader.origins().items():
+                origins[path if path.startswith("servers.") else prefix + path] = origin
+        return origins
 
     def _reader(self, file: Path) -> Reader:
         reader = Reader(file, Expander(self.variables, file.parent))
@@ -336,9 +353,9 @@ def _with_absolute_files(settings: NodeSettings, expander: Expander) -> NodeSett
     )
 
 
-def _compose(file: Path, reader: Reader) -> Node | None:
+def _compose(file: Path, reader: Reader, instead: Mapping[Path, str]) -> Node | None:
     """Read a file into our nodes, or note why that cannot be."""
-    text = _read_text(file, reader)
+    text = instead[file] if file in instead else _read_text(file, reader)
     if text is None:
         return None
     try:

@@ -23,6 +23,10 @@ class Problem:
     line: int
     key_path: str
     message: str
+    # For programs, where there is one: what was written, what may be, and which of these was probably meant.
+    found: str | None = None
+    allowed: tuple[str, ...] = ()
+    nearest: str | None = None
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}" if self.line else str(self.file)

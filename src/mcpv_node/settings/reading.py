@@ -18,7 +18,7 @@ from typing import Final, TypeVar, cast
 import msgspec
 from msgspec import inspect
 
-from .expand import Expander, ExpansionError
+from .expand import Expander, ExpansionError, references
 from .problems import Problem, quoted
 from .types import NAME_PATTERN, SPELLINGS
 
@@ -68,6 +68,9 @@ _NUMBER = re.compile(r"[-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][-+]?[0-9]+)?
 # Longer than any count or size that makes sense; a longer run of digits is a mistake.
 _MAX_DIGITS = 18
 
+# So many keys are worth naming all; of more, only the nearest one is.
+_FEW_KEYS = 8
+
 # Keys of earlier systems, and what they are called here.
 _RENAMED: Mapping[str, str] = {
     "startupStrategy": "use bootstrapMode (metadata or disabled) for what is learnt at the start, and "
@@ -107,6 +110,15 @@ class Fields:
         return cls(**self.values)
 
 
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where a value was written, and what it came through: `${VAR}` and `${file:PATH}` as written."""
+
+    file: Path
+    line: int
+    through: tuple[str, ...] = ()
+
+
 @dataclass(slots=True)
 class Reader:
     """Reads the nodes of one file and notes what is wrong."""
@@ -115,11 +127,23 @@ class Reader:
     expander: Expander
     problems: list[Problem] = field(default_factory=list[Problem])
     warnings: list[Problem] = field(default_factory=list[Problem])
+    # Which variables and files the value of a key came through.
+    _through: dict[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])
     _lines: dict[str, int] = field(default_factory=dict[str, int])
 
-    def refuse(self, path: str, message: str) -> None:
+    def refuse(
+        self,
+        path: str,
+        message: str,
+        *,
+        found: str | None = None,
+        allowed: Iterable[str] = (),
+        nearest: str | None = None,
+    ) -> None:
         """Note a problem at the line of the key `path`, or of the nearest key above it that is in the file."""
-        self.problems.append(Problem(self.file, self._line(path), path, message))
+        self.problems.append(
+            Problem(self.file, self._line(path), path, message, found, tuple(allowed), nearest)
+        )
 
     def warn(self, path: str, message: str) -> None:
         """Note what is accepted and perhaps not meant."""
@@ -128,6 +152,12 @@ class Reader:
     def mark(self, path: str, line: int) -> None:
         """Remember where the key `path` is."""
         self._lines[path] = line
+
+    def origins(self) -> Mapping[str, Origin]:
+        """Say where each key that was read stands."""
+        return {
+            path: Origin(self.file, line, self._through.get(path, ())) for path, line in self._lines.items()
+        }
 
     def fields(
         self,
@@ -157,7 +187,7 @@ class Reader:
             if key.text in apart:
                 continue
             if key.text not in known:
-                self.refuse(where, _unknown(key.text, [*known, *apart]))
+                self._refuse_key(where, key.text, [*known, *apart])
                 continue
             read = self._value(value, known[key.text].type, where, bad=bad, key=key.text)
             if isinstance(read, _Bad):
@@ -170,6 +200,18 @@ class Reader:
                 self.refuse(path, f"{item.encode_name} is missing")
                 bad.add(item.encode_name)
         return Fields(path, values, given, frozenset(bad))
+
+    def _refuse_key(self, path: str, key: str, known: list[str]) -> None:
+        nearest = _nearest_key(key, known)
+        if key in _RENAMED:
+            message = f"is not a key here: {_RENAMED[key]}"
+        elif nearest is not None:
+            message = f"is not a key here (did you mean {nearest}?)"
+        elif 0 < len(known) <= _FEW_KEYS:
+            message = f"is not a key here: {_one_of(known)} may be"
+        else:
+            message = "is not a key here"
+        self.refuse(path, message, found=key, allowed=known, nearest=nearest)
 
     def table(self, node: Node, path: str) -> Table | None:
         """Take `node` as a table, with every key once."""
@@ -261,15 +303,15 @@ class Reader:
             case inspect.BoolType():
                 if node.plain and text in _BOOLEANS:
                     return _BOOLEANS[text]
-                self.refuse(path, f"{shown} is not true or false")
+                self.refuse(path, f"{shown} is not true or false", found=shown, allowed=("true", "false"))
             case inspect.IntType():
                 if node.plain and _INTEGER.fullmatch(text) and len(text) <= _MAX_DIGITS:
                     return self._in_range(int(text), kind, path, shown)
-                self.refuse(path, f"{shown} is not a whole number{_unquote(node, text)}")
+                self._refuse_number(path, "a whole number", node, text)
             case inspect.FloatType():
                 if node.plain and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
                     return self._in_range(float(text), kind, path, shown)
-                self.refuse(path, f"{shown} is not a number of seconds{_unquote(node, text)}")
+                self._refuse_number(path, "a number of seconds", node, text)
             case _:
                 raise TypeError(f"{path}: no reader for {kind!r}")
         return _BAD
@@ -294,24 +336,36 @@ class Reader:
             return text
         near = difflib.get_close_matches(text, values, n=1)
         hint = f" (did you mean {near[0]}?)" if near else ""
-        self.refuse(path, f"{shown} is not {_one_of(values)}{hint}")
+        nearest = near[0] if near else None
+        self.refuse(
+            path, f"{shown} is not {_one_of(values)}{hint}", found=shown, allowed=values, nearest=nearest
+        )
         return _BAD
+
+    def _refuse_number(self, path: str, what: str, node: Scalar, text: str) -> None:
+        shown = quoted(node.text)
+        self.refuse(path, f"{shown} is not {what}{_unquote(node, text)}", found=shown, allowed=(what,))
 
     def _in_range(
         self, value: float, kind: inspect.IntType | inspect.FloatType, path: str, shown: str
     ) -> float | _Bad:
         if kind.ge is not None and value < kind.ge:
-            self.refuse(path, f"{shown} is less than {kind.ge:g}")
+            self.refuse(path, f"{shown} is less than {kind.ge:g}", found=shown, allowed=(f">= {kind.ge:g}",))
         elif kind.gt is not None and value <= kind.gt:
-            self.refuse(path, f"{shown} is not more than {kind.gt:g}")
+            self.refuse(
+                path, f"{shown} is not more than {kind.gt:g}", found=shown, allowed=(f"> {kind.gt:g}",)
+            )
         elif kind.le is not None and value > kind.le:
-            self.refuse(path, f"{shown} is more than {kind.le:.0f}")
+            self.refuse(
+                path, f"{shown} is more than {kind.le:.0f}", found=shown, allowed=(f"<= {kind.le:.0f}",)
+            )
         else:
             return value
         return _BAD
 
     def _expanded(self, node: Scalar, path: str) -> str | None:
         try:
+            self._through[path] = references(node.text)
             return self.expander.expand(node.text)
         except ExpansionError as error:
             self.refuse(path, str(error))
@@ -343,13 +397,11 @@ def _without_none(kind: inspect.Type) -> inspect.Type:
     return kind
 
 
-def _unknown(key: str, known: list[str]) -> str:
-    if key in _RENAMED:
-        return f"is not a key here: {_RENAMED[key]}"
+def _nearest_key(key: str, known: list[str]) -> str | None:
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6) or [
         name for name in known if name.lower() == key.lower()
     ]
-    return f"is not a key here (did you mean {near[0]}?)" if near else "is not a key here"
+    return near[0] if near else None
 
 
 def _what(node: Node) -> str:

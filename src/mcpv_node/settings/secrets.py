@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from .describe import HIDDEN, without_secrets
+from .describe import HIDDEN, hide_secrets
 from .types import NodeSettings, ServerSpec
 
 # Shorter ones stand in ordinary words by chance, and masking them would make those unreadable.
@@ -39,7 +39,7 @@ def _of_server(spec: ServerSpec) -> Iterator[str]:
 
 def _of_args(args: tuple[str, ...]) -> Iterator[str]:
     """What is hidden where arguments are shown."""
-    for arg, shown in zip(args, without_secrets(args), strict=True):
+    for arg, shown in zip(args, hide_secrets(args), strict=True):
         if shown != arg:
             yield arg.removeprefix(shown.removesuffix(HIDDEN))
 

@@ -1,6 +1,6 @@
 """Files that are either the old or the new, never half of one.
 
-Only for the store's own thread: these functions block. Everything is private to the user (0600, folders 0700):
+For the store's own thread and for commands: these functions block. Everything is private to the user (0600, folders 0700):
 catalogs and tokens are nobody else's business.
 """
 
@@ -23,14 +23,14 @@ def make_folder(folder: Path) -> None:
     folder.mkdir(mode=FOLDER_MODE, parents=True, exist_ok=True)
 
 
-def write_atomically(path: Path, data: bytes) -> None:
+def write_atomically(path: Path, data: bytes, *, mode: int = FILE_MODE) -> None:
     """Replace `path` by `data`; when this returns, it is on the disk, whatever happens to the machine."""
     make_folder(path.parent)
     descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PARTIAL_SUFFIX)
     renamed = False
     try:
         with os.fdopen(descriptor, "wb") as target:
-            os.fchmod(target.fileno(), FILE_MODE)
+            os.fchmod(target.fileno(), mode)
             target.write(data)
             target.flush()
             os.fsync(target.fileno())

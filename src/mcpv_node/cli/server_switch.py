@@ -1,0 +1,30 @@
+"""`mcpv-node server enable|disable NAME`: whether an entry of the configuration is run and listed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mcpv_node.settings.editing import edit
+
+from .common import common_options
+from .config_file import change, config_option
+
+
+@click.command("enable")
+@click.argument("name")
+@config_option
+@common_options
+def enable(name: str, config: Path | None) -> int:
+    """Have NAME run and listed."""
+    return change(config, name, lambda text: edit(text, name, {}, ["disabled"]), "enabled")
+
+
+@click.command("disable")
+@click.argument("name")
+@config_option
+@common_options
+def disable(name: str, config: Path | None) -> int:
+    """Have NAME neither run nor listed; its entry stays."""
+    return change(config, name, lambda text: edit(text, name, {"disabled": True}), "disabled")
