@@ -1,7 +1,8 @@
 """How a conversation with a server begins: in which era, and what the server says of itself.
 
 A server that was spoken to before is spoken to as it was then, and as any other where that fails. One that was never
-spoken to is probed; silence means a server of the older era, some of which say nothing to what they do not know.
+spoken to is probed; silence means a server of the older era, some of which say nothing to what they do not know. A
+modern one that only took long to start reads both questions and refuses the second: it is asked the first once more.
 """
 
 from __future__ import annotations
@@ -80,6 +81,7 @@ class Opening:
         self._fail = fail
         self._version = LATEST_MODERN
         self._has_probed_again = False
+        self._was_silent = False
         self.is_probing = False
 
     def begin(self) -> None:
@@ -106,7 +108,7 @@ class Opening:
     def _on_discovered(self, reply: Message | None, status: int | None) -> None:
         if not self.is_probing:
             return
-        is_silent = reply is None and status is None
+        is_silent = self._was_silent = reply is None and status is None
         is_first = not self._has_probed_again
         self.is_probing = False
         match after_probe(
@@ -133,5 +135,8 @@ class Opening:
                 self._ready(hello)
             case TrySse():
                 self._try_sse()
+            case ProbeFailed() if self._was_silent and not self._has_probed_again:
+                self._has_probed_again = True
+                self._probe(LATEST_MODERN, PROBE_BOUND)
             case ProbeFailed(why):
                 self._fail(why)

@@ -9,7 +9,7 @@
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
     ├── watches      who hears of which resource, and so what servers are asked to tell
-    └── gateway      held calls, sessions, http, lines
+    └── gateway      open tasks, held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top.
 """
@@ -73,6 +73,8 @@ from mcpv_node.gateway import (
     Linger,
     LingerMessage,
     NodeInfo,
+    OpenTasks,
+    OpenTasksMessage,
     Sessions,
     SessionsMessage,
     TokenTable,
@@ -177,6 +179,7 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[ShowInit].create(self.system, "init")
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
+        self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
         self._held = Handle[HeldMessage].create(self.system, "held")
         self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
         self.context: NodeContext
@@ -337,6 +340,9 @@ class NodeRuntime:
                         SupervisorSpec(
                             children=(
                                 *self._linger_child(),
+                                ChildSpec(
+                                    id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
+                                ),
                                 ChildSpec(
                                     id="held", start=lambda: HeldCalls(services.load), handle=self._held
                                 ),
@@ -507,6 +513,7 @@ class NodeRuntime:
             version=VERSION,
             learning=self._bootstrap,
             init=self._init,
+            open_tasks=self._open_tasks,
             tree=self.tree,
             info=lambda: self._info(token_file),
             request_stop=self._stop_asked,

@@ -1,9 +1,10 @@
 """The MCP server that the official conformance harness expects behind what it tests, in both protocol eras.
 
-    python fixture_server.py stdio
+    python fixture_server.py stdio [--legacy]
     python fixture_server.py http [--port N]
 
-Over HTTP it listens on loopback, and its first line on stdout is its URL. Names, texts and schemas are what the
+Over HTTP it listens on loopback, and its first line on stdout is its URL. With `--legacy` it knows nothing of
+`server/discover`, as the servers that were written before there was such a thing. Names, texts and schemas are what the
 harness' scenarios ask for. It is written with the official SDK: what the harness finds through a gateway is the
 gateway's.
 """
@@ -16,7 +17,9 @@ import json
 import re
 import socket
 import warnings
+from typing import Any
 
+import anyio
 import uvicorn
 from fixture_asking import Context, Unanswered, ask, content_of, form, is_modern
 from fixture_tools import (
@@ -37,18 +40,23 @@ from mcp.server.stdio import stdio_server
 from mcp.server.streamable_http import EventCallback, EventMessage, EventStore
 from mcp.server.subscriptions import ListenHandler
 from mcp.shared.exceptions import MCPDeprecationWarning, MCPError
+from mcp.shared.message import SessionMessage
 from mcp_types import (
     INVALID_PARAMS,
+    METHOD_NOT_FOUND,
     BlobResourceContents,
     CompleteRequestParams,
     CompleteResult,
     Completion,
     ContentBlock,
     EmptyResult,
+    ErrorData,
     GetPromptRequestParams,
     GetPromptResult,
     InputRequiredResult,
+    JSONRPCError,
     JSONRPCMessage,
+    JSONRPCRequest,
     ListPromptsResult,
     ListResourcesResult,
     ListResourceTemplatesResult,
@@ -287,10 +295,30 @@ def make_server() -> Fixture:
     return server
 
 
-async def serve_stdio() -> None:
+async def serve_stdio(*, legacy: bool) -> None:
     server = make_server()
+    options = server.create_initialization_options()
     async with stdio_server() as (read_stream, write_stream):
-        await server.run(read_stream, write_stream, server.create_initialization_options())
+        if not legacy:
+            await server.run(read_stream, write_stream, options)
+            return
+        send, receive = anyio.create_memory_object_stream[SessionMessage | Exception](0)
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(pass_on_legacy, read_stream, send, write_stream)
+            await server.run(receive, write_stream, options)
+
+
+async def pass_on_legacy(incoming: Any, server: Any, outgoing: Any) -> None:
+    """Answer the modern era's first request as one that nobody has heard of; everything else is the server's."""
+    async with server:
+        async for item in incoming:
+            message = getattr(item, "message", None)
+            if isinstance(message, JSONRPCRequest) and message.method == "server/discover":
+                error = ErrorData(code=METHOD_NOT_FOUND, message="Method not found")
+                answer = JSONRPCError(jsonrpc="2.0", id=message.id, error=error)
+                await outgoing.send(SessionMessage(answer))
+            else:
+                await server.send(item)
 
 
 async def serve_http(port: int) -> None:
@@ -308,12 +336,15 @@ async def serve_http(port: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description="The fixture server of the conformance harness.")
     doors = parser.add_subparsers(dest="door", required=True)
-    doors.add_parser("stdio")
+    doors.add_parser("stdio").add_argument("--legacy", action="store_true")
     doors.add_parser("http").add_argument("--port", type=int, default=0)
     arguments = parser.parse_args()
     # The legacy era is half of the purpose.
     warnings.simplefilter("ignore", MCPDeprecationWarning)
-    asyncio.run(serve_stdio() if arguments.door == "stdio" else serve_http(arguments.port))
+    if arguments.door == "stdio":
+        asyncio.run(serve_stdio(legacy=arguments.legacy))
+    else:
+        asyncio.run(serve_http(arguments.port))
 
 
 if __name__ == "__main__":

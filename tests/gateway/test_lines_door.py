@@ -22,7 +22,8 @@ from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import LinesDoor
 from mcpv_node.gateway import lines as lines_module
-from mcpv_node.gateway.lines import parse_hello, peer_uid
+from mcpv_node.gateway.lines import parse_hello
+from mcpv_node.gateway.unix_socket import peer_uid
 from mcpv_node.settings import NodeLimits, NodeSettings, ServerName
 
 

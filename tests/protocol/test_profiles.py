@@ -212,7 +212,7 @@ def test_servers_together_offer_what_one_of_them_offers(
 
 @pytest.mark.parametrize(
     ("era", "together"),
-    [("legacy", {"tasks": {"list": {}, "requests": {"tools": {"call": {}}}, "cancel": {}}}), ("modern", {})],
+    [("legacy", {"tasks": {"requests": {"tools": {"call": {}}}, "cancel": {}}}), ("modern", {})],
 )
 def test_the_tasks_of_the_legacy_era_are_offered_there(era: Era, together: object) -> None:
     one = {"tasks": {"list": {}, "requests": {"tools": {}}}}

@@ -34,6 +34,7 @@ BOUND = 30.0
 # What each server calls the watched resource, and the call that changes it.
 SERVERS: dict[str, tuple[list[str], str, str, dict[str, Any]]] = {
     "keeper": ([str(KEEPER)], "keep://one", "keeper_touch", {"uri": "keep://one"}),
+    "modern": ([str(KEEPER), "modern"], "keep://one", "modern_touch", {"uri": "keep://one"}),
     "fixture": (
         [str(FIXTURE), "stdio"],
         "test://watched-resource",

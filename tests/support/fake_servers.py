@@ -77,8 +77,16 @@ from mcpv_node.actors.status import (
 from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.actors.watches import Watches
 from mcpv_node.actors.world import Server, World, WorldCell
-from mcpv_node.gateway import DoorServices, HeldCalls, NodeInfo, TokenTable, TreeData, Visibility
-from mcpv_node.gateway.held import HOLD_SECONDS
+from mcpv_node.gateway import (
+    DoorServices,
+    HeldCalls,
+    NodeInfo,
+    OpenTasks,
+    TokenTable,
+    TreeData,
+    Visibility,
+)
+from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
 from mcpv_node.protocol import (
     CallFailure,
     Capabilities,
@@ -153,6 +161,7 @@ class FakeInstance(LoopActor[None]):
         self.waiting: dict[LeaseId, Deferred[Answer | CallFailed]] = {}
         self.rounds: list[list[tuple[str, bytes | None]]] = []
         self.answered: list[Answer] = []  # what its clients have said
+        self.stays_silent = False  # it has its answers, and says nothing for now
         self.next_answers: list[Answer] = []  # given to the next calls, whatever they ask
         self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
         self.watched: list[frozenset[str]] = []
@@ -219,7 +228,7 @@ class FakeInstance(LoopActor[None]):
         assert self._asking is not None
         call, deferred, numbers = self._asking
         numbers.discard(message.number)
-        if not numbers:
+        if not numbers and not self.stays_silent:
             self._ask_next(call, deferred)
 
     @answers(WatchResources)
@@ -475,6 +484,7 @@ async def fake_node(
     tools: tuple[str, ...] = TOOLS,
     definitions: tuple[Listed, ...] = (),
     hold_seconds: float = HOLD_SECONDS,
+    hold_limit: int = MAX_HELD,
 ) -> AsyncIterator[FakeNode]:
     """Build it, and end every actor of it."""
     settings = settings or make_settings()
@@ -541,8 +551,9 @@ async def fake_node(
     node.cells.append(clients)
     watches.cell.start(Watches(context))
     node.cells.append(watches)
+    open_tasks = await node.start(OpenTasks(context), "tasks")
     load: Counter[str] = Counter()
-    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds), "held")
+    held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(
         node=context,
         visibility=Visibility(settings),
@@ -551,6 +562,7 @@ async def fake_node(
         version="1.2.3",
         learning=beginnings,
         init=beginnings,
+        open_tasks=open_tasks,
         tree=lambda: TreeData(
             "node",
             "Supervisor",

@@ -1,6 +1,8 @@
-"""An MCP server of the older era that keeps things for its client: subscriptions and tasks. Runs by path.
+"""An MCP server that keeps things for its client: subscriptions and tasks. Runs by path.
 
-    python -S tests/support/keeper_server.py [noTasks]
+    python -S tests/support/keeper_server.py [noTasks] [modern]
+
+It is one of the older era; with `modern` it speaks 2026-07-28 alone.
 
 Standard library only. It answers one request after the other, ends with its stdin, and does nothing unless told.
 
@@ -25,6 +27,8 @@ Json = dict[str, Any]
 NOW = "2026-01-31T09:08:07.006Z"
 DEFAULT_TTL = 60_000
 HAS_TASKS = "noTasks" not in sys.argv
+IS_MODERN = "modern" in sys.argv
+EXTENSION = "io.modelcontextprotocol/tasks"
 
 
 def tool(name: str, *, task: str | None = None, **properties: str) -> Json:
@@ -55,16 +59,20 @@ class Server:
         self.subscribed: list[str] = []
         self.tasks: dict[str, Json] = {}
         self.waiting: dict[str, list[Any]] = {}
+        self.listening: dict[Any, list[str]] = {}
 
     def send(self, message: Json) -> None:
         sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
         sys.stdout.flush()
 
     def receive(self, message: Json) -> None:
+        if message.get("method") == "notifications/cancelled":
+            self.listening.pop(message["params"]["requestId"], None)
         if "id" not in message or "method" not in message:
             return
+        answer = self.answer_modern if IS_MODERN else self.answer
         try:
-            result = self.answer(message["id"], message["method"], message.get("params") or {})
+            result = answer(message["id"], message["method"], message.get("params") or {})
         except Refused as error:
             self.send({"id": message["id"], "error": {"code": error.code, "message": str(error)}})
             return
@@ -101,6 +109,61 @@ class Server:
             case _:
                 raise Refused(-32601, f"no method {method}")
 
+    def answer_modern(self, request: Any, method: str, params: Json) -> Json | None:
+        match method:
+            case "server/discover":
+                capabilities = {
+                    "tools": {},
+                    "resources": {"subscribe": True},
+                    "extensions": {EXTENSION: {}},
+                }
+                versions = ["2026-07-28"]
+                return complete({"supportedVersions": versions, "capabilities": capabilities, "ttlMs": 0})
+            case "tools/call" if params["name"] == "work":
+                declared = params["_meta"]["io.modelcontextprotocol/clientCapabilities"]
+                if EXTENSION not in declared.get("extensions", {}):
+                    raise Refused(-32021, "work runs as a task")
+                created = self.begin({**params, "task": {}})["task"]
+                return {"resultType": "task", **modern(created)}
+            case "tasks/get":
+                task = self.task(params)
+                result = {"result": complete(self.outcome(task))} if task["status"] == "completed" else {}
+                return complete({**modern(task), **result})
+            case "tasks/update":
+                self.task(params)["statusMessage"] = json.dumps(params["inputResponses"])
+                return complete({})
+            case "tasks/cancel":
+                self.task(params)["status"] = "cancelled"
+                return complete({})
+            case "subscriptions/listen":
+                self.listen(request, params["notifications"])
+                return None
+            case "tools/list" | "tools/call" | "resources/list" | "resources/templates/list":
+                result = self.answer(request, method, params)
+                return None if result is None else complete(result)
+            case _:
+                raise Refused(-32601, f"no method {method}")
+
+    def listen(self, request: Any, wanted: Json) -> None:
+        uris = wanted.get("resourceSubscriptions", [])
+        if any(uri.endswith("refused") for uri in uris):
+            raise Refused(-32050, "this one is not to be watched")
+        self.listening[request] = uris
+        agreed = {"resourceSubscriptions": uris}
+        self.notify(request, "notifications/subscriptions/acknowledged", {"notifications": agreed})
+
+    def notify(self, request: Any, method: str, params: Json) -> None:
+        meta = {"io.modelcontextprotocol/subscriptionId": request}
+        self.send({"method": method, "params": {**params, "_meta": meta}})
+
+    def touch(self, uri: str) -> None:
+        method = "notifications/resources/updated"
+        if uri in self.subscribed:
+            self.send({"method": method, "params": {"uri": uri}})
+        for request, uris in self.listening.items():
+            if uri in uris:
+                self.notify(request, method, {"uri": uri})
+
     def initialize(self, params: Json) -> Json:
         capabilities: Json = {"tools": {}, "resources": {"subscribe": True}}
         if HAS_TASKS:
@@ -121,8 +184,7 @@ class Server:
         arguments = params.get("arguments") or {}
         match params["name"]:
             case "touch":
-                if arguments["uri"] in self.subscribed:
-                    self.send({"method": "notifications/resources/updated", "params": arguments})
+                self.touch(arguments["uri"])
                 return text("touched")
             case "subscribed":
                 return text(json.dumps(sorted(self.subscribed)))
@@ -169,10 +231,20 @@ class Server:
 
     def end(self, task: Json, status: str) -> Json:
         task["status"] = status
-        self.send({"method": "notifications/tasks/status", "params": task})
+        if not IS_MODERN:
+            self.send({"method": "notifications/tasks/status", "params": task})
         for request in self.waiting.pop(task["taskId"], ()):
             self.send({"id": request, "result": self.outcome(task)})
         return task
+
+
+def complete(result: Json) -> Json:
+    return {"resultType": "complete", **result}
+
+
+def modern(task: Json) -> Json:
+    spelled = {"ttl": "ttlMs", "pollInterval": "pollIntervalMs"}
+    return {spelled.get(name, name): value for name, value in task.items()}
 
 
 def text(words: str) -> Json:

@@ -8,7 +8,8 @@ that wait for their clients between two requests), `listening`, `mirrors`. `call
 `visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
 `http_door` is that door, `http` its application, `mcp_http` and `modern_http` what it does under `/mcp`, `asgi` what
 they write with; `call_answer` answers one call, `streams` are those of a session, `outbox` is one of them: what waits
-for its reader, and what a reader may ask for again. `event_streams` are those of what happens. `rest` is loaded by the
+for its reader, and what a reader may ask for again. `watching` is a subscription, `tasks` work that is fetched later,
+for which `open_tasks` keeps instances. `event_streams` are those of what happens. `rest` is loaded by the
 door when it is open. `lines` is the other door.
 """
 
@@ -30,6 +31,7 @@ from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
 from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
 from .linger import Connected, Linger, LingerMessage
+from .open_tasks import OpenTasks, OpenTasksMessage
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
 from .visibility import Visibility
@@ -56,6 +58,8 @@ __all__ = [
     "LinesDoor",
     "LinesDoorMessage",
     "NodeInfo",
+    "OpenTasks",
+    "OpenTasksMessage",
     "Sessions",
     "SessionsMessage",
     "TokenTable",

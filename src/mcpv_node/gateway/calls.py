@@ -30,12 +30,22 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.instance.messages import Call as InstanceCall
 from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
-from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused, Release, new_lease_id
+from mcpv_node.actors.leases import (
+    Acquire,
+    InstanceId,
+    Lease,
+    LeaseId,
+    LeaseKind,
+    Refused,
+    Release,
+    new_lease_id,
+)
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
     ELICITATION,
     INVALID_PARAMS,
+    TASK_METHODS,
     URL_ELICITATION_REQUIRED,
     CallFailure,
     RawId,
@@ -351,7 +361,15 @@ class Trip:
         now = self.node.clock.monotonic()
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
-        request = Acquire(lease=new_lease_id(), caller=self.caller, deadline=deadline, instance=self.instance)
+        # What waits for a task holds no slot: the work has a lease of its own, and others need the slots meanwhile.
+        kind = LeaseKind.TASK if self.route.call.method in TASK_METHODS else LeaseKind.CALL
+        request = Acquire(
+            lease=new_lease_id(),
+            caller=self.caller,
+            deadline=deadline,
+            kind=kind,
+            instance=self.instance,
+        )
         granted: Lease | Refused
         answered = False
         try:

@@ -30,6 +30,7 @@ from mcpv_node.protocol import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
     INVALID_REQUEST,
+    LEGACY_TASK_METHODS,
     LISTS,
     LOG_LEVELS,
     METHOD_NOT_FOUND,
@@ -68,6 +69,7 @@ from .ports import Emit
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
 from .services import DoorServices, new_consumer_id
 from .session_port import Questions, SessionPort
+from .tasks import TaskRef, on_reply, open_task
 from .watching import SUBSCRIBE, UNSUBSCRIBE, WatchStep, find_watched, watch_resource
 
 PING: Final = "ping"
@@ -109,6 +111,7 @@ class CallStep(Struct, frozen=True):
     id: RawId
     route: Route
     caller: Caller
+    task: TaskRef | None = None  # what it is about, where that is a task
 
 
 class LearningStep(Struct, frozen=True):
@@ -254,6 +257,8 @@ class Front:
             return self._on_call(request, key) if self.version is not None else _too_early(request)
         if request.method == SUBSCRIBE:
             return self._on_subscribe(request, key) if self.version is not None else _too_early(request)
+        if request.method in LEGACY_TASK_METHODS:
+            return self._on_task(request, key) if self.version is not None else _too_early(request)
         handler = self._requests.get(request.method)
         if handler is None:
             return _refuse(request, METHOD_NOT_FOUND, f"Method not found: {request.method}")
@@ -346,6 +351,20 @@ class Front:
             id=request.id, route=route, caller=self._caller_with(call.key if call.key is not None else key)
         )
 
+    def _on_task(self, request: Request, key: str | None) -> Step:
+        services = self._services
+        opened = open_task(
+            services, self._world, self.selector, self.principal, request.method, request.params
+        )
+        if isinstance(opened, NoRoute):
+            return _no_route(request, opened)
+        route, task = opened
+        if not self._take_off(request):
+            return _overloaded(request, route.server.view.name)
+        return CallStep(
+            id=request.id, route=route, caller=self._caller_with(route.call.key or key), task=task
+        )
+
     def _on_subscribe(self, request: Request, key: str | None) -> Step:
         caller = self._caller_with(key)
         found = find_watched(self._world, self.selector, caller, request.method, request.params)
@@ -403,8 +422,17 @@ class Front:
             capabilities=self.hello.capabilities,
             questions=self._questions,
             emit=emit_if_wanted,
+            task=step.task,
         )
-        return await perform_call(self._services.node, step.caller, step.route, control=control, port=port)
+        reply = await perform_call(
+            self._services.node,
+            step.caller,
+            step.route,
+            control=control,
+            port=port,
+            instance=None if step.task is None else step.task.instance,
+        )
+        return on_reply(self._services, step.caller, step.route, step.task, reply)
 
     @property
     def _world(self) -> World:

@@ -8,19 +8,14 @@ when it is gone, its calls are cancelled.
 from __future__ import annotations
 
 import asyncio
-import errno
 import itertools
 import os
-import select
 import socket
-import stat
-import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import msgspec
 from loguru import logger
@@ -41,15 +36,11 @@ from mcpv_node.protocol import (
     Modern,
     Notification,
     Overlong,
-    RawId,
     Refused,
-    RemoteProtocolError,
     Request,
-    RequestMeta,
     encode_failure,
     guess_id,
     judge_line,
-    parse_cancelled,
     parse_message,
 )
 from mcpv_node.settings import ServerName
@@ -57,11 +48,9 @@ from mcpv_node.telemetry import EventKind
 
 from .front import AnswerStep, Front, RunStep, SilentStep
 from .http_door import DRAIN_BOUND, DoorError
-from .listening import Subscription
-from .modern import ModernFront
-from .modern_flight import ModernFlight
-from .modern_reply import Asked, ModernReply, overloaded
+from .modern_lines import ModernLines
 from .services import DoorServices, new_consumer_id
+from .unix_socket import bind_unix, is_hung_up, peer_uid
 
 SOCKET_NAME: Final = "node.sock"
 HELLO_VERSION: Final = 1
@@ -78,12 +67,6 @@ QUIET_ABOVE = 1024 * 1024
 
 # Past this it does not read at all, and its connection is closed: what it is owed would fill our memory.
 MAX_UNREAD = 64 * 1024 * 1024
-
-# How long a socket that somebody left behind may take to refuse us (seconds); refusing needs nobody's help.
-PROBE_BOUND = 1.0
-
-# One connection is one client; it needs one subscription, and another while it changes what it wants to hear.
-MAX_SUBSCRIPTIONS = 64
 
 DOOR: Final = "lines"
 ERA: Final = "legacy"
@@ -216,26 +199,24 @@ class LineConnection(asyncio.Protocol):
         self._front: Front | None = None
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._modern = ModernFront(services)
-        self._flights: dict[RawId, ModernFlight] = {}
-        self._subscriptions: dict[RawId, Subscription] = {}
-        self._beginnings: set[asyncio.Task[None]] = set()
-        self._tasks: set[asyncio.Task[Any]] = set()
+        self._modern = ModernLines(
+            services, write=self._write, tell=self._write_if_read, on_quiet=self._on_answered
+        )
+        self._tasks: set[asyncio.Task[bytes | None]] = set()
         self._draining = False
         self._ended = False
 
     @property
     def in_flight(self) -> int:
         """How many calls have not been answered."""
-        return len(self._tasks)
+        return len(self._tasks) + self._modern.in_flight
 
     def drain(self) -> None:
         """Take nothing new; answer what is in hand."""
         self._draining = True
         if self._transport is not None and not self._transport.is_closing():
             self._transport.pause_reading()
-        for id in list(self._subscriptions):
-            self._write(self._subscriptions.pop(id).finish())
+        self._modern.drain()
 
     def register(self) -> None:
         """Have it counted as a client, once it has said what it wants to see."""
@@ -258,11 +239,7 @@ class LineConnection(asyncio.Protocol):
             self._timer.cancel()
         if self._front is not None:
             self._front.cancel_all(reason)
-        for flight in self._flights.values():
-            flight.cancel(reason)
-        for subscription in self._subscriptions.values():
-            subscription.drop()
-        self._subscriptions.clear()
+        self._modern.end(reason)
         if self._transport is not None:
             self._transport.close()
             if self._transport.get_write_buffer_size():
@@ -300,7 +277,7 @@ class LineConnection(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         transport = self._transport
-        if self._ended or transport is None or not self._tasks or is_hung_up(transport):
+        if self._ended or transport is None or not self.in_flight or is_hung_up(transport):
             self.end("the client is gone")
             return False
         self._timer = self._services.node.system.loop.call_later(
@@ -366,9 +343,9 @@ class LineConnection(asyncio.Protocol):
             return
         verdict = judge_line(message, opened=front.version is not None)
         if isinstance(message, Notification) and message.method == CANCELLED:
-            self._cancel_modern(message)
+            self._modern.cancel(message)
         if isinstance(message, Request) and (
-            message.id in self._flights or message.id in self._subscriptions
+            self._modern.knows(message.id) or front.is_in_flight(message.id)
         ):
             why = "a request with this id is in flight already"
             self._write(encode_failure(message.id, code=INVALID_REQUEST, message=why))
@@ -377,7 +354,7 @@ class LineConnection(asyncio.Protocol):
             case Legacy():
                 self._on_legacy(front, message)
             case Modern(meta=meta) if isinstance(message, Request):
-                self._on_modern(front, message, meta)
+                self._modern.receive(message, meta, self._principal, front.selector)
             case Refused(code=code, message=why, data=data) if isinstance(message, Request):
                 self._write(encode_failure(message.id, code=code, message=why, data=data))
             case _:
@@ -393,55 +370,6 @@ class LineConnection(asyncio.Protocol):
         elif not isinstance(step, SilentStep):
             self._run(front, step)
 
-    def _on_modern(self, front: Front, request: Request, meta: RequestMeta) -> None:
-        if front.is_in_flight(request.id):
-            why = "a request with this id is in flight already"
-            self._write(encode_failure(request.id, code=INVALID_REQUEST, message=why))
-            return
-        step = self._modern.receive(Asked(request, meta, self._principal, front.selector))
-        match step:
-            case ModernReply():
-                self._write(step.data)
-            case ModernFlight():
-                self._fly(step)
-            case Subscription():
-                if len(self._subscriptions) >= MAX_SUBSCRIPTIONS:
-                    self._write(overloaded(step.id, "too many subscriptions are open").data)
-                    return
-                self._subscriptions[step.id] = step
-                beginning = self._services.node.system.loop.create_task(step.begin(self._write_if_read))
-                self._beginnings.add(beginning)
-                beginning.add_done_callback(self._beginnings.discard)
-
-    def _fly(self, flight: ModernFlight) -> None:
-        self._flights[flight.id] = flight
-        task = self._services.node.system.loop.create_task(flight.run(self._write_if_read))
-        self._tasks.add(task)
-
-        def ended(done: asyncio.Task[ModernReply | None]) -> None:
-            # A task that is cancelled before its first step never comes to its own end.
-            flight.end()
-            del self._flights[flight.id]
-            self._tasks.discard(done)
-            reply = None if done.cancelled() else done.result()
-            if reply is not None:
-                self._write(reply.data)
-            if not self._tasks:
-                self._on_quiet()
-
-        task.add_done_callback(ended)
-
-    def _cancel_modern(self, notification: Notification) -> None:
-        try:
-            id = parse_cancelled(notification.params)
-        except RemoteProtocolError:
-            return
-        flight, subscription = self._flights.get(id), self._subscriptions.pop(id, None)
-        if flight is not None:
-            flight.cancel("the client cancelled")
-        if subscription is not None:
-            subscription.drop()
-
     def _run(self, front: Front, step: RunStep) -> None:
         loop = self._services.node.system.loop
         task = loop.create_task(front.run_call(step, self._emit))
@@ -454,13 +382,14 @@ class LineConnection(asyncio.Protocol):
             reply = None if done.cancelled() else done.result()
             if reply is not None:
                 self._write(reply)
-            if not self._tasks:
-                self._on_quiet()
+            self._on_answered()
 
         task.add_done_callback(ended)
 
-    def _on_quiet(self) -> None:
-        """All that was asked has been answered."""
+    def _on_answered(self) -> None:
+        """A call has been answered, perhaps the last one."""
+        if self.in_flight:
+            return
         if self._draining and self._transport is not None:
             # Closes once everything is written; a reader that does not read meets the timer, or the door's bound.
             self._transport.close()
@@ -528,70 +457,3 @@ class _Hello(msgspec.Struct, frozen=True):
     server: str | None = None
     tags: list[str] | None = None
     profile: str | None = None
-
-
-def bind_unix(path: Path) -> socket.socket:
-    """A socket at `path` that only its user can open. One that nobody answers on is replaced."""
-    _remove_stale(path)
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    try:
-        listener.setblocking(False)
-        listener.bind(str(path))
-        # Nobody can connect before it listens, so nobody comes in between.
-        os.chmod(path, 0o600)
-        listener.listen()
-    except OSError as error:
-        listener.close()
-        why = "the path is too long for a socket" if error.errno is None else error.strerror
-        raise DoorError(f"{path}: the line door cannot be opened: {why}") from error
-    return listener
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise DoorError(f"{path}: there is something else where the line door should be")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(PROBE_BOUND)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink(missing_ok=True)
-            return
-        except FileNotFoundError:
-            return
-        except OSError as error:
-            # Full or slow, it is alive.
-            if error.errno not in (errno.EAGAIN, errno.EINPROGRESS) and not isinstance(error, TimeoutError):
-                raise DoorError(f"{path}: {error.strerror}") from error
-    raise DoorError(f"{path}: another node answers there")
-
-
-def peer_uid(transport: asyncio.BaseTransport) -> int | None:
-    """Which user's process is at the other end, by the kernel's word; None where it does not say."""
-    with _own_socket(transport) as connection:
-        try:
-            if sys.platform == "darwin":
-                # struct xucred {u_int version; uid_t uid; ...}, with SOL_LOCAL 0 and LOCAL_PEERCRED 1.
-                credentials = connection.getsockopt(0, 1, 76)
-                return int(struct.unpack("=II", credentials[:8])[1])
-            credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-            return int(struct.unpack("3i", credentials)[1])
-        except OSError:
-            return None
-
-
-def is_hung_up(transport: asyncio.BaseTransport) -> bool:
-    """Whether the other end is closed in both directions: nobody will read there any more."""
-    with _own_socket(transport) as connection:
-        poll = select.poll()
-        poll.register(connection, select.POLLOUT)
-        return any(events & (select.POLLHUP | select.POLLERR) for _, events in poll.poll(0))
-
-
-def _own_socket(transport: asyncio.BaseTransport) -> socket.socket:
-    """The transport's socket under a descriptor of our own: a transport lends its own to nobody."""
-    return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))

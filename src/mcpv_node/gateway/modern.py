@@ -13,6 +13,7 @@ from mcpv_node.protocol import (
     INVALID_PARAMS,
     LISTEN,
     METHOD_NOT_FOUND,
+    MODERN_TASK_METHODS,
     RemoteProtocolError,
     discover_result,
     encode_success,
@@ -46,7 +47,7 @@ class ModernFront:
             return self._discover(asked)
         if method == LISTEN:
             return self._listen(asked)
-        if method not in LIST_OF and method not in ROUTED:
+        if method not in LIST_OF and method not in ROUTED and method not in MODERN_TASK_METHODS:
             return refusal(id, METHOD_NOT_FOUND, f"Method not found: {method}")
         if method in LIST_OF and self._lists.lacking(asked) is None:
             return self._lists.page(asked)

@@ -24,6 +24,7 @@ from mcpv_node.protocol import (
     HEADER_MISMATCH,
     INTERNAL_ERROR,
     INVALID_PARAMS,
+    MODERN_TASK_METHODS,
     RESOURCE_NOT_FOUND,
     ROUND_METHODS,
     Call,
@@ -77,6 +78,7 @@ from .multi_round import KEEP_BOUND
 from .ports import Tell
 from .routing import NoRoute, Route, find_route
 from .services import DoorServices
+from .tasks import TaskRef, on_reply, open_task
 
 # What a sealed requestState is for.
 STATE: Final = "requestState"
@@ -109,7 +111,7 @@ class _Refusal(Exception):
 class ModernFlight:
     """One request under way. `run` it once; whoever made it calls `end` if it never came to run."""
 
-    __slots__ = ("_asked", "_control", "_held", "_is_counted", "_lists", "_services", "is_cancelled")
+    __slots__ = ("_asked", "_control", "_held", "_is_counted", "_lists", "_services", "_task", "is_cancelled")
 
     def __init__(self, services: DoorServices, lists: ModernLists, asked: Asked) -> None:
         self.is_cancelled = False
@@ -118,6 +120,7 @@ class ModernFlight:
         self._asked = asked
         self._control = CallControl()
         self._held: HeldCall | None = None
+        self._task: TaskRef | None = None  # what it is about, where that is a task
         self._is_counted = True
         services.load[asked.principal] += 1
 
@@ -176,6 +179,8 @@ class ModernFlight:
         asked = self._asked
         try:
             caller = make_modern_caller(asked.principal, asked.meta, key=asked.key)
+            if asked.request.method in MODERN_TASK_METHODS:
+                return await self._call_task(caller, tell)
             call = parse_call(asked.request.params, asked.request.method)
             route = self._route(call, caller)
             retry = parse_retry(call.params) if call.method in ROUND_METHODS else None
@@ -197,6 +202,16 @@ class ModernFlight:
             return await self._begin(caller, following, tell, instance=state.instance)
         finally:
             self._services.held.tell(LetGo(state.held))
+
+    async def _call_task(self, caller: Caller, tell: Tell) -> ModernReply | None:
+        """Ask for a task, or tell it something, where it is."""
+        asked, world = self._asked, self._services.node.world.world
+        method, params = asked.request.method, asked.request.params
+        opened = open_task(self._services, world, asked.selector, asked.principal, method, params)
+        if isinstance(opened, NoRoute):
+            raise _Refusal(opened.code, opened.message, opened.data)
+        route, self._task = opened
+        return await self._begin(caller, route, tell, instance=self._task.instance)
 
     def _route(self, call: Call, caller: Caller) -> Route:
         asked = self._asked
@@ -307,6 +322,7 @@ class ModernFlight:
 
     async def _as_reply(self, reply: CallReply, caller: Caller, route: Route) -> ModernReply:
         id = self._asked.request.id
+        reply = on_reply(self._services, caller, route, self._task, reply)
         if reply.result is None:
             if requires_visits(caller, reply):
                 return self._required(url_elicitations(reply.error or b"{}"), _State(kind="again"))

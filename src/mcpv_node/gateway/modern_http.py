@@ -11,6 +11,7 @@ import asyncio
 from functools import partial
 from typing import Final
 
+from loguru import logger
 from msgspec import Struct
 
 from mcpv_node.actors.clients import Seen
@@ -167,9 +168,11 @@ class ModernHttp:
             if not stream.is_waiting(message):
                 stream.put(message, may_be_dropped=True)
 
+        # Servers may have to be started for what it wants to hear of; meanwhile it is shown signs of life.
+        beginning = asyncio.get_running_loop().create_task(subscription.begin(tell))
+        beginning.add_done_callback(partial(_end_if_failed, stream))
         try:
             await exchange.start_events()
-            await subscription.begin(tell)
             while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
                 await exchange.send_event(_as_event(item))
                 if item is Mark.IDLE:
@@ -180,6 +183,7 @@ class ModernHttp:
                 await exchange.end_events()
         finally:
             gone.cancel()
+            beginning.cancel()
             self._streams.discard(stream)
             subscription.drop()
 
@@ -188,6 +192,13 @@ def is_modern(exchange: Exchange) -> bool:
     """Whether a request without a body is a modern client's, who has neither streams to open nor sessions to end."""
     headers = read_headers(exchange.scope["headers"])
     return headers.session is None and headers.version in MODERN
+
+
+def _end_if_failed(stream: Outbox, beginning: asyncio.Task[None]) -> None:
+    """A subscription that could not begin is over; its client hears so by the result, without an agreement."""
+    if not beginning.cancelled() and (error := beginning.exception()) is not None:
+        logger.opt(exception=error).error("a subscription failed inside the node")
+        stream.finish()
 
 
 async def _answer(exchange: Exchange, reply: ModernReply) -> None:

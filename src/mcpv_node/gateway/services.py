@@ -19,6 +19,7 @@ from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
+from .open_tasks import OpenTasksMessage
 from .visibility import Visibility
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class DoorServices:
     version: str
     learning: Handle[LearningMessage]
     init: Handle[ShowInit]
+    open_tasks: Handle[OpenTasksMessage]
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]
     request_stop: Callable[[], None]

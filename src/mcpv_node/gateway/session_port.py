@@ -28,6 +28,7 @@ from mcpv_node.protocol import (
 )
 
 from .ports import Emit
+from .tasks import TaskRef, as_client_knows, is_for_client
 
 LOG_MESSAGE: Final = "notifications/message"
 
@@ -75,7 +76,7 @@ class Questions:
 class SessionPort:
     """See the module."""
 
-    __slots__ = ("_capabilities", "_emit", "_questions", "_token", "log_level")
+    __slots__ = ("_capabilities", "_emit", "_questions", "_task", "_token", "log_level")
 
     def __init__(
         self,
@@ -85,12 +86,14 @@ class SessionPort:
         capabilities: bytes,
         questions: Questions,
         emit: Emit,
+        task: TaskRef | None = None,
     ) -> None:
         self.log_level = log_level
         self._token = token
         self._capabilities = capabilities
         self._questions = questions
         self._emit = emit
+        self._task = task  # what the call is about, where that is a task
 
     @property
     def wants_progress(self) -> bool:
@@ -103,14 +106,17 @@ class SessionPort:
             )
 
     def on_note(self, method: str, params: Raw | None) -> None:
+        if not is_for_client(self._task, method, params):
+            return
         if method != LOG_MESSAGE or self.log_level is None or admits(level_of(params), self.log_level):
-            self._emit(encode_notification(method, untag_notification(params)), may_be_dropped=True)
+            said = untag_notification(as_client_knows(self._task, params))
+            self._emit(encode_notification(method, said), may_be_dropped=True)
 
     async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
         if not offers(self._capabilities, method, params):
             error = {"code": METHOD_NOT_FOUND, "message": f"{method} is not offered by this client"}
             return Answer(error=msgspec.json.encode(error))
-        return await self._questions.ask(method, params, self._emit)
+        return await self._questions.ask(method, as_client_knows(self._task, params), self._emit)
 
 
 def level_of(params: Raw | None) -> str:

@@ -8,7 +8,7 @@ speaks for itself in `meta`, repeated in `headers` (of arguments too: `mirroring
 `subscriptions` are what is said, `names` is what clients see, `templates` tells whose a resource is.
 
 Between two legs: `params` and `shapes` turn requests, results and errors into those of the other side, `rounds` does so
-for what servers ask of clients, `profiles` for what both can do, and `sealed` keeps what clients carry for us.
+for what servers ask of clients, `tasks` for work that is fetched later, `profiles` for what both can do, and `sealed` keeps what clients carry for us.
 
 `session` is a whole server without its pipe. `members` reads objects without touching their values and `reading` reads
 values out of them, `log_levels` is an order, `errors` says what can go wrong.
@@ -248,6 +248,22 @@ from .subscriptions import (
     tag_notification,
     untag_notification,
 )
+from .tasks import (
+    CANCEL_TASK,
+    GET_TASK,
+    LEGACY_TASK_METHODS,
+    MODERN_TASK_METHODS,
+    TASK_METHODS,
+    TASK_RESULT,
+    TASK_STATUS,
+    UPDATE_TASK,
+    TaskState,
+    asks_for_task,
+    created_task,
+    names_task,
+    rename_task,
+    task_state,
+)
 from .templates import (
     MAX_URI,
     Template,
@@ -465,5 +481,19 @@ __all__ = [
     "typed",
     "untag_notification",
     "url_elicitations",
+    "CANCEL_TASK",
+    "GET_TASK",
+    "LEGACY_TASK_METHODS",
+    "MODERN_TASK_METHODS",
+    "TASK_METHODS",
+    "TASK_RESULT",
+    "TASK_STATUS",
+    "UPDATE_TASK",
+    "TaskState",
+    "asks_for_task",
+    "created_task",
+    "names_task",
+    "rename_task",
+    "task_state",
     "with_state",
 ]

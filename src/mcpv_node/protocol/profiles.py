@@ -184,11 +184,11 @@ def _collect(said: list[dict[str, Raw]], name: str) -> dict[str, Raw]:
 
 
 def _merge_tasks(said: list[dict[str, Raw]]) -> dict[str, object]:
-    """All that some server can do with tasks."""
+    """All that some server can do with tasks, but for listing them: an instance lists those of all its clients."""
     merged: dict[str, object] = {}
     for one in said:
         if section := _section(one, "tasks"):
-            _add(merged, {name: msgspec.json.decode(raw) for name, raw in section.items()})
+            _add(merged, {name: msgspec.json.decode(raw) for name, raw in section.items() if name != "list"})
     return merged
 
 
