@@ -30,7 +30,6 @@ class NodeContext:
     boot: str  # this life of the node
     system: ActorSystem
     clock: Clock
-    settings: NodeSettings
     state_dir: Path
     environ: Mapping[str, str]  # the environment the node was started with
     world: WorldCell
@@ -41,6 +40,11 @@ class NodeContext:
     clients: Handle[ClientsMessage]
     watches: Handle[WatchesMessage]
     config_path: Path | None = None
+
+    @property
+    def settings(self) -> NodeSettings:
+        """The settings in effect now: a reload replaces them together with the servers."""
+        return self.world.world.settings
 
     def tell_event(self, kind: EventKind, **fields: str | None) -> None:
         """Publish one transition, stamped with the wall clock's time."""

@@ -26,7 +26,7 @@ from .events import (
     SupervisorGaveUp,
     log_event,
 )
-from .init import AddGroup, Init, RemoveGroup, ServerGroupSpec
+from .init import AddGroup, Init, InitMessage, RemoveGroup, ServerGroupSpec, UpdateGroup
 from .keeper import ChildCallback, ChildKeeper
 from .messages import (
     AlreadyThere,
@@ -96,7 +96,9 @@ __all__ = [
     "Phase",
     "ProbeSpec",
     "Refused",
+    "InitMessage",
     "RemoveGroup",
+    "UpdateGroup",
     "Restart",
     "RestartChild",
     "RestartOutcome",

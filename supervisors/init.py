@@ -13,7 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from loguru import logger
 
@@ -65,6 +66,16 @@ class RemoveGroup(Request[TerminateOutcome]):
     """Drain and stop the group of this name, and forget it; answered once it has ended."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class UpdateGroup:
+    """The server type of this group has other settings now: how many it keeps, how long a start takes."""
+
+    group: ServerGroupSpec
+
+
+InitMessage: TypeAlias = AddGroup | RemoveGroup | UpdateGroup | ShowInit
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +165,17 @@ class Init(DynamicSupervisor):
         self._server_groups.pop(request.name, None)
         self._cold = deque(group for group in self._cold if group.child.id != request.name)
         return self._on_terminate_child(TerminateChild(request.name))
+
+    @handles(UpdateGroup)
+    def _on_update_group(self, message: UpdateGroup) -> None:
+        known = self._server_groups.get(message.group.child.id)
+        if known is None:
+            return
+        changed = replace(known, baseline=message.group.baseline, warm_timeout=message.group.warm_timeout)
+        self._server_groups[known.child.id] = changed
+        if changed.baseline and not known.baseline:
+            self._cold.append(changed)
+            self._warm_some()
 
     # --- warming --------------------------------------------------------------------------------
 

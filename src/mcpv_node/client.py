@@ -36,6 +36,9 @@ from mcpv_node.node_file import NodeFile, NodeFileError, is_running, read_node_f
 from mcpv_node.telemetry.clock import SystemClock
 from mcpv_node.version import VERSION
 
+# New servers may have to start before the old ones end, each within its own bound (seconds).
+RELOAD_TIMEOUT = 610.0
+
 # A node answers REST from memory; what takes longer is a node that does not run any more.
 ANSWER_TIMEOUT = 10.0
 
@@ -72,12 +75,20 @@ class BadAnswer(ClientError):
 class NodeRefused(ClientError):
     """The node answered with a problem (RFC 9457)."""
 
-    def __init__(self, status: int, title: str, detail: str, reason: str | None = None) -> None:
-        super().__init__(detail or title)
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        reason: str | None = None,
+        problems: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__("\n  ".join((detail or title, *problems)))
         self.status = status
         self.title = title
         self.detail = detail
         self.reason = reason
+        self.problems = problems
 
 
 class CallRefused(ClientError):
@@ -153,12 +164,42 @@ class InitReport(Struct, frozen=True, kw_only=True, rename="camel"):
     next_try_at: str | None = None
 
 
+class ConfigChange(Struct, frozen=True, kw_only=True, rename={"what": "class"}):
+    """One thing that a reload has changed, and what that costs."""
+
+    what: str
+    name: str
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """What a reload has changed: the body of `POST /api/v1/reload`."""
+
+    outcome: str
+    changes: tuple[ConfigChange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ConfigProblem(Struct, frozen=True, kw_only=True):
+    """Why a newer configuration is not in effect."""
+
+    reason: str
+    problems: tuple[str, ...] = ()
+
+
+class ConfigState(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Since when the configuration is in effect, and what is wrong with a newer one."""
+
+    applied_at: str = ""
+    problem: ConfigProblem | None = None
+
+
 class NodeState(Struct, frozen=True, kw_only=True):
     """What the node says of itself, besides where it is: of `GET /api/v1/node`."""
 
     ready: bool = False
     learning: Learning | None = None
     init: tuple[InitReport, ...] | None = None
+    config: ConfigState | None = None
 
 
 class ServerReport(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -249,6 +290,7 @@ class _Problem(Struct, frozen=True):
     title: str = ""
     detail: str = ""
     reason: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 class _RpcError(Struct, frozen=True):
@@ -341,6 +383,11 @@ class NodeClient:
         body = self._request("POST", path, timeout=ANSWER_TIMEOUT + (wait or 0.0), content=content)
         return Answer(_decode(body, Learning), body)
 
+    def reload(self) -> Answer[Reloaded]:
+        """Have the configuration read again and brought into effect; NodeRefused says why it is not."""
+        body = self._request("POST", "/api/v1/reload", timeout=RELOAD_TIMEOUT)
+        return Answer(_decode(body, Reloaded), body)
+
     def stop_node(self) -> Answer[dict[str, Any]]:
         """Ask the node to drain and end; answered before it does."""
         body = self._request("POST", "/api/v1/node/stop")
@@ -394,7 +441,9 @@ class NodeClient:
             raise NodeRefused(
                 status, problem.title, f"the node does not accept the token in {self._node.token_file}"
             )
-        raise NodeRefused(status, problem.title or f"HTTP {status}", problem.detail, problem.reason)
+        raise NodeRefused(
+            status, problem.title or f"HTTP {status}", problem.detail, problem.reason, problem.problems
+        )
 
     def _exchange(
         self, method: str, path: str, *, timeout: float, content: bytes | None

@@ -133,6 +133,7 @@ def _run(
     options = NodeOptions(
         settings=loaded.settings,
         config_path=path,
+        marks=loaded.marks,
         state_dir=folder,
         http=http,
         token=token,
@@ -180,7 +181,7 @@ def _configure_logging(loaded: Loaded, log_level: str | None) -> None:
 
 @contextmanager
 def _stopped_by_signals(switch: StopSwitch) -> Generator[None]:
-    """Let the first signal drain, the second stop at once, the third kill."""
+    """Let the first signal drain, the second stop at once, the third kill; SIGHUP reloads."""
     received = 0
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -190,6 +191,8 @@ def _stopped_by_signals(switch: StopSwitch) -> Generator[None]:
 
     # signal.signal, not the loop's own: these are heard while a long message keeps the loop busy.
     before = [(number, signal.signal(number, on_signal)) for number in _SIGNALS]
+    # What daemons do since there are any: read the configuration again.
+    before.append((signal.SIGHUP, signal.signal(signal.SIGHUP, lambda _number, _frame: switch.reload())))
     try:
         yield
     finally:

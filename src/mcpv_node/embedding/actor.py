@@ -47,7 +47,7 @@ from mcpv_node.gateway import (
 from mcpv_node.gateway.learning import LIST_PATIENCE, unlearnt_for_list
 from mcpv_node.node import NodeOptions, NodeRuntime
 from mcpv_node.node_file import NodeFile
-from mcpv_node.settings import NodeSettings, ServerName, find_config, load_settings, state_dir
+from mcpv_node.settings import Marks, NodeSettings, ServerName, find_config, load_settings, state_dir
 
 from .messages import (
     CallTool,
@@ -516,14 +516,17 @@ def _options(
     environ: dict[str, str],
 ) -> NodeOptions:
     path: Path | None = None
+    marks: Marks = ()
     if isinstance(config, NodeSettings):
         settings = config
     else:
         path = find_config(None if config is None else Path(config), environ)
-        settings = load_settings(path, environ=environ).settings
+        loaded = load_settings(path, environ=environ)
+        settings, marks = loaded.settings, loaded.marks
     return NodeOptions(
         settings=settings,
         config_path=path,
+        marks=marks,
         state_dir=state_dir(None if folder is None else Path(folder), environ, settings),
         http=http,
         token=token if token is None or token == NO_TOKEN else os.path.abspath(token),

@@ -34,7 +34,6 @@ from .linger import Connected, Linger, LingerMessage
 from .open_tasks import OpenTasks, OpenTasksMessage
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
-from .visibility import Visibility
 
 __all__ = [
     "DEFAULT_PRINCIPAL",
@@ -64,7 +63,6 @@ __all__ = [
     "SessionsMessage",
     "TokenTable",
     "TreeData",
-    "Visibility",
     "call_tool",
     "load_tokens",
     "make_caller",

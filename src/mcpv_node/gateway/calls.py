@@ -316,6 +316,8 @@ class Trip:
                 self.instance = None
                 lease = await self._acquire()
             if isinstance(lease, CallFailure):
+                if _was_refused(lease) and self._has_moved():
+                    continue
                 return lease
             self.served = lease
             self.node.metrics.queue_wait_seconds(self.server.spec.name).observe(lease.queued_seconds)
@@ -331,6 +333,14 @@ class Trip:
         name = self.server.spec.name
         message = f"{name}: its instances end before they can be called"
         return CallFailure(reason=Reason.INSTANCE_DIED, message=message, server=name, executed="no")
+
+    def _has_moved(self) -> bool:
+        """Go on with the server type that a reload has put in the place of the one asked; tell whether there is one."""
+        server = self.node.world.world.servers.get(self.server.spec.name)
+        if server is None or server.handle is self.server.handle or self.control.is_cancelled():
+            return False
+        self.route = msgspec.structs.replace(self.route, server=server)
+        return True
 
     # --- what comes before the reply ------------------------------------------------------------
 

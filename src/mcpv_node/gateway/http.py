@@ -29,6 +29,7 @@ from .mcp_http import McpEndpoint
 from .modern_http import Place
 from .services import DoorServices
 from .sessions import SessionsMessage
+from .visibility import resolve_selector
 
 # How long a client should wait for what takes well under a second (seconds).
 RETRY_AFTER = b"1"
@@ -127,7 +128,7 @@ class HttpApp:
         selector = None
         if wanted is not None:
             world = self._services.node.world.world
-            selector = self._services.visibility.resolve(world, wanted, within=authority.selector)
+            selector = resolve_selector(world, wanted, within=authority.selector)
         if selector is None:
             await exchange.problem(404, "there is no such server or profile here")
             return

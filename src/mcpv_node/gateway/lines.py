@@ -51,6 +51,7 @@ from .http_door import DRAIN_BOUND, DoorError
 from .modern_lines import ModernLines
 from .services import DoorServices, new_consumer_id
 from .unix_socket import bind_unix, is_hung_up, peer_uid
+from .visibility import resolve_selector
 
 SOCKET_NAME: Final = "node.sock"
 HELLO_VERSION: Final = 1
@@ -316,7 +317,7 @@ class LineConnection(asyncio.Protocol):
             self._refuse(str(error))
             return
         node = self._services.node
-        selector = self._services.visibility.resolve(node.world.world, wanted)
+        selector = resolve_selector(node.world.world, wanted)
         if selector is None:
             kind = "profile" if wanted.profile is not None else "server"
             self._refuse(f"there is no {kind} named {wanted.profile or wanted.server}")

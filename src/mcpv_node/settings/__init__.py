@@ -4,14 +4,16 @@
 
 `types` is the data, with every default; `loader` reads files (`reading` the typed walk, `expand` the variables,
 `rules` what types cannot say, `problems` what was wrong); `find` knows where files are; `spec_key` which entries
-are the same thing; `describe` shows the settings in effect without secrets.
+are the same thing; `difference` what a new configuration changes, `marks` when to look; `describe` shows the settings in effect without secrets.
 """
 
 from __future__ import annotations
 
 from .describe import describe
+from .difference import Change, ChangeClass, Difference, KeptGroup, compare, enabled_groups
 from .find import PACKAGED_CONFIG, find_config, state_dir
 from .loader import Loaded, load_settings
+from .marks import Marks, file_marks
 from .problems import Problem, SettingsError
 from .rules import parse_address
 from .spec_key import ServerGroup, group_servers, pool_settings, spec_key
@@ -48,11 +50,16 @@ __all__ = [
     "PACKAGED_CONFIG",
     "ActivationMode",
     "AuthSettings",
+    "Change",
+    "ChangeClass",
     "ClusterSettings",
+    "Difference",
+    "KeptGroup",
     "JournalSettings",
     "LimitSettings",
     "ListenSettings",
     "Loaded",
+    "Marks",
     "LogSettings",
     "NodeLimits",
     "NodeSettings",
@@ -74,7 +81,10 @@ __all__ = [
     "ToolRules",
     "ToolSeparator",
     "Transport",
+    "compare",
     "describe",
+    "enabled_groups",
+    "file_marks",
     "find_config",
     "group_servers",
     "load_settings",

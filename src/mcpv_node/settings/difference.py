@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
+from msgspec.structs import replace
 
 from .spec_key import ServerGroup, group_servers, pool_settings
 from .types import NodeLimits, NodeSettings, ServerName, ServerSpec
@@ -51,8 +52,12 @@ class KeptGroup:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """All that is different. Server types without an enabled entry are not among the groups."""
+    """All that is different. Server types without an enabled entry are not among the groups.
 
+    `settings` are what is in effect afterwards: keys that need a restart stay what they are until then.
+    """
+
+    settings: NodeSettings
     kept: tuple[KeptGroup, ...] = ()
     added: tuple[ServerGroup, ...] = ()
     removed: tuple[ServerGroup, ...] = ()
@@ -63,7 +68,7 @@ class Difference:
         return not self.changes
 
 
-# What is built once, when the node starts.
+# Of what is built once, when the node starts.
 _AT_START = frozenset(
     {
         "bootstrapConcurrency",
@@ -83,20 +88,30 @@ _AT_START = frozenset(
 
 def compare(old: NodeSettings, new: NodeSettings) -> Difference:
     """Say what `new` changes of `old`."""
-    kept, added, removed = _match(_enabled(old), _enabled(new))
+    kept, added, removed = _match(enabled_groups(old), enabled_groups(new))
     homes = {spec.name: group for group in kept for spec in _wanted(group.before)}
-    stays = {
-        spec.name
-        for group in kept
-        for spec in _wanted(group.after)
-        if homes.get(spec.name) is group
-    }
+    stays = {spec.name for group in kept for spec in _wanted(group.after) if homes.get(spec.name) is group}
     servers = tuple(_server_changes(old, new, stays))
-    return Difference(kept, added, removed, (*servers, *_node_changes(old, new)))
+    changes = (*servers, *_node_changes(old, new))
+    return Difference(_as_far_as_possible(old, new), kept, added, removed, changes)
 
 
-def _enabled(settings: NodeSettings) -> list[ServerGroup]:
+def enabled_groups(settings: NodeSettings) -> list[ServerGroup]:
+    """The server types that are to be there, in the order of the configuration."""
     return [group for group in group_servers(settings) if not group.is_disabled]
+
+
+def _as_far_as_possible(old: NodeSettings, new: NodeSettings) -> NodeSettings:
+    fields = msgspec.structs.fields(NodeSettings)
+    limits = msgspec.structs.fields(NodeLimits)
+    held = {
+        one.name: getattr(old.limits, one.name) for one in limits if f"limits.{one.encode_name}" in _AT_START
+    }
+    return replace(
+        new,
+        limits=replace(new.limits, **held),
+        **{one.name: getattr(old, one.name) for one in fields if one.encode_name in _AT_START},
+    )
 
 
 def _wanted(group: ServerGroup) -> Iterator[ServerSpec]:

@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from .expand import Expander
+from .marks import Marks, file_marks
 from .problems import Problem, SettingsError, quoted
 from .reading import Fields, Listing, Node, Reader, Scalar, Table, is_name, join
 from .rules import Finding, check_listen, check_server, check_token, normalise_tags, settle_server
@@ -53,6 +54,8 @@ class Loaded:
     # Every file that was read, those of ${file:...} too.
     sources: tuple[Path, ...]
     warnings: tuple[Problem, ...]
+    # Of all that was read, and of the folder of profiles: what changes with any change of the configuration.
+    marks: Marks = ()
 
 
 def load_settings(path: Path, *, environ: Mapping[str, str]) -> Loaded:
@@ -61,10 +64,12 @@ def load_settings(path: Path, *, environ: Mapping[str, str]) -> Loaded:
     path = path.absolute()
     load = _Load(variables)
     load.read_runtime(path / RUNTIME_FILE if path.is_dir() else path)
-    if path.is_dir():
-        for profile in sorted((path / PROFILES_FOLDER).glob("*.yaml")):
-            load.read_profile(profile)
-    return load.finish()
+    if not path.is_dir():
+        return load.finish()
+    folder = path / PROFILES_FOLDER
+    for profile in sorted(folder.glob("*.yaml")):
+        load.read_profile(profile)
+    return load.finish([folder])
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +139,7 @@ class _Load:
         )
         self.profiles.append(msgspec.structs.replace(profile, tags=normalise_tags(profile.tags)))
 
-    def finish(self) -> Loaded:
+    def finish(self, folders: Iterable[Path] = ()) -> Loaded:
         """Check what only all files together can show, and give the settings or refuse them."""
         for reader, path, name in self.references:
             if name not in self.names:
@@ -150,7 +155,7 @@ class _Load:
         files = {file for reader in self.readers for file in reader.expander.files}
         sources = (*(reader.file for reader in self.readers), *sorted(files))
         warnings = tuple(warning for reader in self.readers for warning in reader.warnings)
-        return Loaded(settings, sources, warnings)
+        return Loaded(settings, sources, warnings, file_marks((*sources, *folders)))
 
     def _reader(self, file: Path) -> Reader:
         reader = Reader(file, Expander(self.variables, file.parent))

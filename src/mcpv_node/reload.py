@@ -1,0 +1,161 @@
+"""Bringing another configuration into effect while the node serves: all of it, or nothing of it.
+
+What is new starts beside the old, and where a server runs already, or is to run always, its first handshake has to
+succeed. Only then is the new state of things assigned, in one step that cannot fail; then the old drains. Whatever
+fails before that step is undone in reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from loguru import logger
+
+from mcpv_node.actors import NodeContext
+from mcpv_node.actors.config import ReloadFailed
+from mcpv_node.actors.index_messages import ServersChanged
+from mcpv_node.actors.kernel import ActorError, Handle
+from mcpv_node.actors.server_type import OperatorStart, Reconfigure, ServerState, Settled, Why, WhyReport
+from mcpv_node.actors.snapshot import KINDS
+from mcpv_node.actors.status import Learn, LearningMessage
+from mcpv_node.settings import (
+    Difference,
+    NodeSettings,
+    ServerGroup,
+    ServerName,
+    compare,
+    enabled_groups,
+    pool_settings,
+)
+from mcpv_node.supervisors import AddGroup, ChildUp, InitMessage, RemoveGroup, UpdateGroup
+
+from .groups import INSTANCE_STOP_MARGIN, RunningGroup, ServerGroups, servers_of
+
+# A report is made of what the server's actor has at hand; seconds.
+REPORT_BOUND = 2.0
+
+# Starting a group starts two actors and no process; seconds.
+GROUP_BOUND = 10.0
+
+# What two server types of one configuration never have in common: the runnable thing and how its pool is kept.
+_GroupKey: TypeAlias = tuple[str, Hashable]
+
+# States in which a server that was asked to be up is up.
+_UP = frozenset({ServerState.READY, ServerState.DEGRADED})
+
+
+@dataclass(frozen=True, slots=True)
+class Reloading:
+    """Applies configurations to one node. One at a time: that is the Config actor's to see to."""
+
+    node: NodeContext
+    groups: ServerGroups
+    init: Handle[InitMessage]
+    learning: Handle[LearningMessage]
+
+    async def apply(self, new: NodeSettings) -> Difference:
+        """Bring `new` into effect and say what that changed; ReloadFailed when all is as it was."""
+        difference = compare(self.node.settings, new)
+        if difference.is_empty():
+            return difference
+        old = {_key(running.group): running for running in self.groups.running}
+        fresh = [self.groups.make(group) for group in difference.added]
+        removed = [old[_key(group)] for group in difference.removed]
+        begun: list[RunningGroup] = []
+        is_good = False
+        try:
+            for running in fresh:
+                begun.append(running)
+                await self._add(running)
+            await self._shake_hands(fresh, await self._running_names(removed))
+            is_good = True
+        finally:
+            if not is_good:
+                for running in reversed(begun):
+                    self._drain(running)
+        self._assign(difference, old, fresh)
+        for running in removed:
+            self._drain(running)
+        return difference
+
+    async def _add(self, running: RunningGroup) -> None:
+        try:
+            outcome = await self.init.ask(AddGroup(self.groups.spec(running)), GROUP_BOUND)
+        except ActorError as error:
+            raise ReloadFailed(f"{running.group.name}: its actors did not start: {error}") from error
+        if not isinstance(outcome, ChildUp):
+            raise ReloadFailed(f"{running.group.name}: its actors did not start: {outcome}")
+
+    async def _running_names(self, removed: Sequence[RunningGroup]) -> frozenset[ServerName]:
+        """The entries whose old server type has an instance: the new one must show that it can have one."""
+        reports = await asyncio.gather(
+            *(running.server.ask(Why(), REPORT_BOUND) for running in removed), return_exceptions=True
+        )
+        return frozenset(
+            spec.name
+            for running, report in zip(removed, reports, strict=True)
+            if isinstance(report, WhyReport) and report.instances
+            for spec in running.group.specs
+        )
+
+    async def _shake_hands(self, fresh: Sequence[RunningGroup], running: frozenset[ServerName]) -> None:
+        wanted = [
+            one
+            for one in fresh
+            if one.group.specs[0].activation_mode == "always-on"
+            or any(spec.name in running for spec in one.group.specs)
+        ]
+        faults = await asyncio.gather(*map(_shake_hand, wanted))
+        found = [fault for fault in faults if fault is not None]
+        if found:
+            raise ReloadFailed("; ".join(found))
+
+    def _assign(
+        self,
+        difference: Difference,
+        old: Mapping[_GroupKey, RunningGroup],
+        fresh: Sequence[RunningGroup],
+    ) -> None:
+        """The step that cannot fail. Who reads the world from here on sees the new servers, and only them."""
+        serving = {_key(running.group): running for running in fresh}
+        for kept in difference.kept:
+            running = old[_key(kept.before)]
+            running.group = kept.after
+            serving[_key(kept.after)] = running
+            if kept.has_new_settings:
+                running.server.tell(Reconfigure(kept.after.specs[0]))
+                self.init.tell(UpdateGroup(self.groups.spec(running)))
+        self.groups.assign(serving[_key(group)] for group in enabled_groups(difference.settings))
+        self.node.world.publish_servers(servers_of(self.groups.running), difference.settings)
+        for kind in KINDS:
+            self.node.indexes[kind].tell(ServersChanged())
+        self.node.clients.tell(ServersChanged())
+        self.learning.tell(Learn())
+
+    def _drain(self, running: RunningGroup) -> None:
+        """Calls in hand go on for as long as the server's drain may take; nobody waits for it."""
+        logger.bind(server=running.group.name).info("{} drains: it has been replaced or removed", running.id)
+        self.init.tell(RemoveGroup(running.id))
+
+
+async def _shake_hand(running: RunningGroup) -> str | None:
+    """Have one instance up, and say what went wrong if it does not come up."""
+    spec = running.group.specs[0]
+    bound = spec.start_timeout_seconds + INSTANCE_STOP_MARGIN
+    try:
+        await running.server.ask(OperatorStart(), REPORT_BOUND)
+        state = await running.server.ask(Settled(with_retries=False), bound)
+        if state in _UP:
+            return None
+        report = await running.server.ask(Why(), REPORT_BOUND)
+    except ActorError as error:
+        return f"{spec.name}: {error}"
+    last = "".join(f"\n  {line}" for line in report.stderr[-5:])
+    return f"{spec.name}: {report.reason}{last}"
+
+
+def _key(group: ServerGroup) -> _GroupKey:
+    return group.spec_key, pool_settings(group.specs[0])
