@@ -270,6 +270,9 @@ class Instance(LoopActor[None], abc.ABC):
     def _on_settled(self, number: int) -> None:
         """The reply to this request has come."""
 
+    def _on_unwanted(self, number: int) -> None:
+        """The reply to this request of our own is not waited for any more."""
+
     def _on_ready(self) -> None:
         """What else begins once the instance is ready."""
 
@@ -777,6 +780,7 @@ class Instance(LoopActor[None], abc.ABC):
 
     @handles(Unanswered)
     def _on_unanswered(self, message: Unanswered) -> None:
+        self._on_unwanted(message.number)
         self._own.on_unanswered(message.number)
 
     def _arm_sweep(self, moment: float) -> None:

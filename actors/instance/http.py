@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from msgspec import structs
+
 from mcpv_node.actors.kernel import ExitReason, handles
 from mcpv_node.actors.snapshot import Kind
 from mcpv_node.protocol import (
@@ -24,7 +26,6 @@ from mcpv_node.protocol import (
     MirroredParam,
     Reason,
     RemoteProtocolError,
-    Success,
     cancelled,
     encode_notification,
     members,
@@ -51,6 +52,8 @@ OWN_REQUESTS = 16
 
 # What a server has not taken of what we sent before we stop sending (bytes).
 MAX_UNSENT = 64 * 1024 * 1024
+
+_NO_REPLY = HttpFailure("content", "answered with something that is no reply")
 
 # Tools of one server whose mirrored params are remembered; they are read out of their definitions.
 REMEMBERED = 1024
@@ -99,6 +102,7 @@ class HttpInstance(Instance):
     def __init__(self, *args: Any, **more: Any) -> None:
         super().__init__(*args, **more)
         self._session: HttpSession | None = None
+        self._is_lost = False
 
     # --- start ----------------------------------------------------------------------------------
 
@@ -200,6 +204,9 @@ class HttpInstance(Instance):
         if self._session is not None:
             self._session.settle(number)
 
+    def _on_unwanted(self, number: int) -> None:
+        self._close_stream(number)
+
     # --- what the server sends ------------------------------------------------------------------
 
     @handles(Received)
@@ -208,13 +215,12 @@ class HttpInstance(Instance):
 
     @handles(ExchangeOver)
     def _on_exchange_over(self, message: ExchangeOver) -> None:
-        failure, number = message.failure, message.request
-        if failure is None:
-            return
-        if failure.is_json and (reply := self._reply_in(failure.body)) is not None:
+        # Where nothing has failed and nobody is content, what came was no reply to it.
+        failure, number = message.failure or _NO_REPLY, message.request
+        if failure.is_json and not self._is_forgotten(failure) and (error := self._error_in(failure.body)):
             # The status says nothing that the error in the body does not, but to the probe of the era.
-            if not self._own.on_reply(number, reply, failure.status):
-                self._on_reply(reply, number)
+            if not self._own.on_reply(number, error, failure.status):
+                self._on_reply(error, number)
             return
         if self._phase is Phase.HANDSHAKING and failure.status is None:
             self._begin_stop(f"handshake failed: {failure}")
@@ -223,12 +229,13 @@ class HttpInstance(Instance):
         elif (call := self._pending.get(number)) is not None:
             self._fail_call(call, failure)
 
-    def _reply_in(self, body: bytes) -> Success | Failure | None:
+    def _error_in(self, body: bytes) -> Failure | None:
+        """The error that an answer without success holds: of this exchange, whatever it names."""
         try:
             reply = parse_message(body, depth=self._node.settings.limits.depth)
         except EnvelopeError:
             return None
-        return reply if isinstance(reply, Success | Failure) else None
+        return structs.replace(reply, id=None) if isinstance(reply, Failure) else None
 
     def _fail_call(self, call: PendingCall, failure: HttpFailure) -> None:
         """There will be no reply; what the server cannot have acted on goes to another instance."""
@@ -246,10 +253,11 @@ class HttpInstance(Instance):
 
     def _is_forgotten(self, failure: HttpFailure) -> bool:
         """A session that is not known any more has not served the request (2025-11-25, basic/transports)."""
-        return failure.status == 404 and not self._is_modern
+        return failure.status == 404 and self._is_lost
 
     @handles(Lost)
     def _on_lost(self, message: Lost) -> None:
+        self._is_lost = True
         if self._phase is Phase.READY:
             self._retire_when_done(message.why)
         else:

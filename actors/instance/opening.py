@@ -41,6 +41,9 @@ CLIENT_INFO = b'{"name":"mcpv-node","version":"%s"}' % VERSION.encode()
 # A server that knows the question answers within milliseconds of being up; servers take up to a second for that.
 PROBE_BOUND = 2.0
 
+# One that was modern when it was last spoken to most likely is: the other half of the time is for the case that it is not.
+REMEMBERED_SHARE = 0.5
+
 # Sends one request of our own: method, params, what to do then, and the bound in seconds.
 Ask = Callable[[str, bytes | None, Then, float], None]
 
@@ -87,7 +90,7 @@ class Opening:
     def begin(self) -> None:
         """Say the first word."""
         if self._remembered in MODERN:
-            self._probe(self._remembered, self._bound)
+            self._probe(self._remembered, max(PROBE_BOUND, self._bound * REMEMBERED_SHARE))
         elif self._may_probe and self._remembered is None:
             self._probe(LATEST_MODERN, PROBE_BOUND)
         else:

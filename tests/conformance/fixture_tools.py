@@ -20,7 +20,7 @@ from fixture_asking import (
     sampling,
 )
 from mcp.server.subscriptions import InMemorySubscriptionBus
-from mcp.shared.exceptions import MCPError
+from mcp.shared.exceptions import MCPError, UrlElicitationRequiredError
 from mcp.shared.subscriptions import PromptsListChanged, ResourceUpdated, ToolsListChanged
 from mcp_types import (
     INVALID_PARAMS,
@@ -29,6 +29,8 @@ from mcp_types import (
     CallToolRequestParams,
     CallToolResult,
     ContentBlock,
+    ElicitRequest,
+    ElicitRequestURLParams,
     ElicitResult,
     EmbeddedResource,
     ImageContent,
@@ -69,6 +71,7 @@ class State:
         self.has_more_prompts = False
         # Per session; a connection over pipes is one session.
         self.levels: dict[str | None, str] = {}
+        self.has_refused = False
         self.watched: set[tuple[str | None, str]] = set()
 
 
@@ -200,6 +203,28 @@ async def input_sampling(ctx: Context, params: Params) -> CallToolResult:
 async def input_list_roots(ctx: Context, params: Params) -> CallToolResult:
     answers = await ask(ctx, params, {"client_roots": ListRootsRequest()})
     return text(f"The client's roots: {roots_of(answers['client_roots'])}")
+
+
+VISIT = "https://example.test/sign-in"
+
+
+async def visit(ctx: Context, params: Params) -> CallToolResult:
+    """Send the user to a URL; in the older era, told to `refuse`, with an error for every other call."""
+    modern = is_modern(ctx)
+    if (params.arguments or {}).get("refuse") and not modern:
+        STATE.has_refused = not STATE.has_refused
+        if STATE.has_refused:
+            raise UrlElicitationRequiredError([visit_of("visit-1")])
+        return text("visited")
+    question = ElicitRequest(params=visit_of(None if modern else "visit-2"))
+    answer = (await ask(ctx, params, {"visit": question}))["visit"]
+    return text(
+        "visited" if isinstance(answer, ElicitResult) and answer.action == "accept" else "not visited"
+    )
+
+
+def visit_of(number: str | None) -> ElicitRequestURLParams:
+    return ElicitRequestURLParams(message="Sign in, please.", url=VISIT, elicitation_id=number)
 
 
 async def input_request_state(ctx: Context, params: Params) -> CallToolResult:
@@ -364,6 +389,7 @@ TOOLS: dict[str, tuple[Tool, Answer]] = {
             "Shows a form with every kind of choice.",
             elicit("Elicitation completed", ENUMS_FORM, []),
         ),
+        ("test_visit", "Sends the user to a URL.", visit, schema(refuse={"type": "boolean"})),
         ("test_streaming_elicitation", "Asks the user for a name.", input_elicitation),
         ("json_schema_2020_12_tool", "Has a schema of many words.", fixed(), JSON_SCHEMA_2020_12),
         (

@@ -10,11 +10,12 @@ from typing import Any
 
 import httpx2
 import pytest
-from mcp import Client, MCPError
+from mcp import Client, MCPError, StdioServerParameters
+from mcp.client.stdio import stdio_client
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import CreateMessageResult, ElicitResult, ListRootsResult, Root, TextContent
 from support.harness import FIXTURE
-from support.nodes import Node, running_node
+from support.nodes import Node, environment, running_node
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -144,6 +145,17 @@ def test_several_things_are_asked_for_by_one_call(node: Node, server: str) -> No
 
 
 @both_eras
+@pytest.mark.parametrize("refuse", [False, True])
+def test_the_user_is_sent_to_a_url(node: Node, server: str, refuse: bool) -> None:
+    person = Person(ElicitResult(action="accept"))
+
+    said = call(node, server, person, "test_visit", refuse=refuse)
+
+    assert said == "visited"
+    assert person.asked == ["Sign in, please."]
+
+
+@both_eras
 @pytest.mark.parametrize("action", ["decline", "cancel"])
 def test_the_user_may_say_no(node: Node, server: str, action: Any) -> None:
     person = Person(ElicitResult(action=action))
@@ -217,3 +229,24 @@ def test_many_conversations_at_once_are_not_mixed_up(node: Node, server: str) ->
         said = asyncio.run(all_of_them())
 
     assert said == [f"{name} likes blue." for name in "abcd"]
+
+
+@both_eras
+def test_the_same_is_said_on_lines(node: Node, server: str) -> None:
+    person = Person(accept(name="Ada"), accept(color="blue"))
+    command = StdioServerParameters(
+        command=sys.executable,
+        args=["-P", "-m", "mcpv_node", "stdio", "--server", server, "--state-dir", str(node.state_dir)],
+        env=environment(node.folder),
+    )
+
+    async def converse() -> tuple[str, str]:
+        async with (
+            asyncio.timeout(CONVERSATION_TIMEOUT),
+            Client(stdio_client(command), mode="auto", elicitation_callback=person.elicit) as client,
+        ):
+            result = await client.call_tool("test_input_required_result_multi_round", {})
+            assert isinstance(result.content[0], TextContent)
+            return client.protocol_version, result.content[0].text
+
+    assert asyncio.run(converse()) == ("2026-07-28", "Ada likes blue.")

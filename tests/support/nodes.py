@@ -198,16 +198,17 @@ def text_of(reply: Mapping[str, Any]) -> str:
 class Session:
     """A client of the legacy era over HTTP."""
 
-    def __init__(self, node: Node, path: str) -> None:
+    def __init__(self, node: Node, path: str, capabilities: Json | None = None) -> None:
         self._node = node
         self._path = path
+        self._capabilities = capabilities
         self._exchanges: list[Exchange] = []
         self._last_id = 0
         self.id: str | None = None
 
     def open(self) -> Session:
         """Shake hands."""
-        exchange = self.send(initialize())
+        exchange = self.send(initialize(capabilities=self._capabilities))
         reply = exchange.reply()
         assert "result" in reply, reply
         self.id = exchange.response.getheader("mcp-session-id")
@@ -216,8 +217,8 @@ class Session:
 
     def close(self) -> None:
         """Hang up everywhere; the session itself is left to the node."""
-        for exchange in self._exchanges:
-            exchange.hang_up()
+        while self._exchanges:
+            self._exchanges.pop().hang_up()
 
     def __enter__(self) -> Session:
         return self.open()
@@ -317,10 +318,10 @@ class LineSession:
         return line
 
 
-def initialize(id: object = 0, version: str = "2025-11-25") -> Json:
+def initialize(id: object = 0, version: str = "2025-11-25", capabilities: Json | None = None) -> Json:
     """The first request of a session."""
     info = {"name": "scenario", "version": "1"}
-    params = {"protocolVersion": version, "capabilities": {}, "clientInfo": info}
+    params = {"protocolVersion": version, "capabilities": capabilities or {}, "clientInfo": info}
     return {"jsonrpc": "2.0", "id": id, "method": "initialize", "params": params}
 
 
@@ -401,9 +402,9 @@ class Node:
         samples = (line.rpartition(" ") for line in text.splitlines() if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
 
-    def session(self, path: str = "/mcp") -> Session:
+    def session(self, path: str = "/mcp", capabilities: Json | None = None) -> Session:
         """Make a client; use it with `with`."""
-        return Session(self, path)
+        return Session(self, path, capabilities)
 
     @contextmanager
     def line_session(self, *options: str) -> Iterator[LineSession]:

@@ -7,6 +7,7 @@ DESIGN 7.6. Cancelling the coroutine cancels the call at the server.
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -325,8 +326,7 @@ class Trip:
             try:
                 answer = await self._call(lease)
             finally:
-                for asking in list(self._asking.values()):
-                    asking.cancel()
+                await self._withdraw_questions()
             # What an instance refuses because it ends has not been executed: whoever serves next may have it.
             if not _was_refused(answer) or self.control.is_cancelled():
                 return answer
@@ -349,10 +349,10 @@ class Trip:
         if port is None or self.control.is_cancelled():
             return
         match event:
-            case Progressed(params=params):
-                port.on_progress(params)
-            case Noted(method=method, params=params):
-                port.on_note(method, params)
+            case Progressed() | Noted():
+                # A server's mistake, and this runs in its instance.
+                with suppress(RemoteProtocolError):
+                    _pass_on(event, port)
             case Asked(number=number):
                 task = asyncio.get_running_loop().create_task(self._ask(lease, port, event))
                 self._asking[number] = task
@@ -361,6 +361,14 @@ class Trip:
                 asking = self._asking.get(number)
                 if asking is not None:
                     asking.cancel()
+
+    async def _withdraw_questions(self) -> None:
+        """What the server does not wait for any more the client hears before the answer, or never."""
+        asking = list(self._asking.values())
+        for task in asking:
+            task.cancel()
+        if asking:
+            await asyncio.wait(asking)
 
     async def _ask(self, lease: Lease, port: ClientPort, asked: Asked) -> None:
         answer = await port.ask(asked.method, asked.params)
@@ -475,6 +483,14 @@ class Trip:
             started_seconds=lease.started_seconds,
             called_seconds=self.node.clock.monotonic() - sent,
         )
+
+
+def _pass_on(event: Progressed | Noted, port: ClientPort) -> None:
+    match event:
+        case Progressed(params=params):
+            port.on_progress(params)
+        case Noted(method=method, params=params):
+            port.on_note(method, params)
 
 
 def _is_gone(failure: CallFailure) -> bool:

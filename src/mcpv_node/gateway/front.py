@@ -412,16 +412,13 @@ class Front:
                 notify=lambda _, params: self._notify(encode_notification(RESOURCE_UPDATED, params)),
             )
 
-        def emit_if_wanted(message: bytes, *, may_be_dropped: bool) -> bool:
-            return not control.is_cancelled() and emit(message, may_be_dropped=may_be_dropped)
-
         assert self.hello is not None  # calls come after initialize
         port = SessionPort(
             token=step.route.call.progress_token,
             log_level=self.log_level,
             capabilities=self.hello.capabilities,
             questions=self._questions,
-            emit=emit_if_wanted,
+            emit=emit,
             task=step.task,
         )
         reply = await perform_call(

@@ -31,6 +31,9 @@ REMEMBERED_SCHEMAS = 512
 # Client profiles whose tools were looked at; past it all are looked at again.
 REMEMBERED_PROFILES = 64
 
+# Tools that were reported; past it, those that are still wrong are reported again.
+REMEMBERED_REPORTS = 1024
+
 _MARK = ANNOTATION.encode()
 
 
@@ -87,7 +90,7 @@ class Mirrors:
                 hidden.add(entry.digest)
                 if entry.digest not in self._told:
                     self._warn(entry, str(error))
-        self._told |= hidden
+        self._told = frozenset(hidden) if len(self._told) > REMEMBERED_REPORTS else self._told | hidden
         return frozenset(hidden)
 
     def _warn(self, entry: Entry, why: str) -> None:

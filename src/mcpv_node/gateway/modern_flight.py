@@ -299,8 +299,11 @@ class ModernFlight:
         route: Route,
     ) -> ModernReply | None:
         held.port.detach()
-        if step is None or self.is_cancelled:
+        if self.is_cancelled:
             return None
+        if step is None:
+            # Its owner ended between two rounds, and the call with it.
+            raise _Refusal(INVALID_PARAMS, "the call that waited for this round is gone")
         if isinstance(step, tuple):
             return await self._hold(held, step)
         return await self._as_reply(step, caller, route)

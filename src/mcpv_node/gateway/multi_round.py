@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from msgspec import Raw
 
 from mcpv_node.actors.instance.messages import Answer
+from mcpv_node.actors.kernel import ActorError
 from mcpv_node.actors.leases import Acquire, Lease, LeaseId, LeaseKind, Release, new_lease_id
 from mcpv_node.protocol import (
     CallFailure,
@@ -48,12 +50,8 @@ async def finish_rounds(trip: Trip, port: ClientPort, answer: Answer | CallFailu
             if required is None:
                 return answer
             assert trip.served is not None  # somebody has answered
-            kept = await _keep(trip, trip.served)
-            try:
-                responses = await _ask_all(port, required)
-            finally:
-                trip.server.handle.tell(Release(kept))
-            if isinstance(responses, Answer):
+            responses = await _ask_in_time(trip, port, required, trip.served)
+            if not isinstance(responses, dict):
                 return responses
             trip.params = retry_params(trip.route.call.params, responses=responses, state=required.state)
             trip.instance = trip.served.instance_id
@@ -79,13 +77,37 @@ def _required(trip: Trip, answer: Answer | CallFailure) -> InputRequired | None:
     return parse_input_required(answer.result)
 
 
-async def _keep(trip: Trip, served: Lease) -> LeaseId:
-    """Keep the instance from its idle stop while its client thinks; without one the server may have forgotten."""
-    lease = new_lease_id()
+async def _ask_in_time(
+    trip: Trip, port: ClientPort, required: InputRequired, served: Lease
+) -> dict[str, bytes | Raw] | Answer | CallFailure:
+    """Ask as long as the whole call may take; meanwhile whoever cancels it cancels this."""
+    name = trip.server.spec.name
+    kept = new_lease_id()
+    trip.control.wait()
+    try:
+        async with asyncio.timeout(max(0.0, trip.ends - trip.node.clock.monotonic())):
+            await _keep(trip, kept, served)
+            return await _ask_all(port, required)
+    except TimeoutError:
+        return CallFailure(
+            reason=Reason.CALL_TIMEOUT,
+            message=f"{name}: the client did not answer what it was asked before the end of the call",
+            server=name,
+            executed="unknown",
+        )
+    finally:
+        trip.server.handle.tell(Release(kept))
+
+
+async def _keep(trip: Trip, lease: LeaseId, served: Lease) -> None:
+    """Keep the instance from its idle stop while its client thinks: without it the server may have forgotten.
+
+    Where that cannot be had, the next round goes to whoever serves then.
+    """
     deadline = trip.node.clock.monotonic() + KEEP_BOUND
     request = Acquire(lease, trip.caller, deadline, kind=LeaseKind.TASK, instance=served.instance_id)
-    await trip.server.handle.ask(request, KEEP_BOUND)
-    return lease
+    with suppress(ActorError):
+        await trip.server.handle.ask(request, KEEP_BOUND)
 
 
 async def _ask_all(port: ClientPort, required: InputRequired) -> dict[str, bytes | Raw] | Answer:

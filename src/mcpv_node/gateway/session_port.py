@@ -11,10 +11,12 @@ from msgspec import Raw
 from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.protocol import (
     CANCELLED,
+    INVALID_PARAMS,
     METHOD_NOT_FOUND,
     PROGRESS,
     Failure,
     RawId,
+    RemoteProtocolError,
     Success,
     admits,
     cancelled,
@@ -113,10 +115,17 @@ class SessionPort:
             self._emit(encode_notification(method, said), may_be_dropped=True)
 
     async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
-        if not offers(self._capabilities, method, params):
-            error = {"code": METHOD_NOT_FOUND, "message": f"{method} is not offered by this client"}
-            return Answer(error=msgspec.json.encode(error))
+        try:
+            is_offered = offers(self._capabilities, method, params)
+        except RemoteProtocolError as error:
+            return _refusal(INVALID_PARAMS, str(error))
+        if not is_offered:
+            return _refusal(METHOD_NOT_FOUND, f"{method} is not offered by this client")
         return await self._questions.ask(method, as_client_knows(self._task, params), self._emit)
+
+
+def _refusal(code: int, message: str) -> Answer:
+    return Answer(error=msgspec.json.encode({"code": code, "message": message}))
 
 
 def level_of(params: Raw | None) -> str:
