@@ -80,7 +80,7 @@ class _Seen:
 
 @dataclass(frozen=True, slots=True)
 class _Read:
-    outcome: tuple[Marks, Loaded | SettingsError] | Exception
+    outcome: tuple[Marks, Loaded | Exception] | Exception
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,14 +190,15 @@ class Config(LoopActor[Estate]):
     @handles(_Read)
     def _on_read(self, message: _Read) -> None:
         if isinstance(message.outcome, Exception):
-            self._conclude(Rejected(f"the files could not be read: {message.outcome}"))
-            return
+            raise message.outcome
         self._known, loaded = message.outcome
         if isinstance(loaded, SettingsError):
             problems = tuple(str(problem) for problem in loaded.problems)
             self._conclude(Rejected("the configuration has errors", problems))
             return
-        self._known = loaded.marks
+        if isinstance(loaded, Exception):
+            self._conclude(Rejected(f"the configuration could not be read: {loaded}"))
+            return
         self.run(self._bring_into_effect(loaded.settings), lambda outcome: _Done(loaded, outcome))
 
     @handles(_Done)
@@ -249,10 +250,15 @@ class Config(LoopActor[Estate]):
 
 def _read_between_looks(
     read: Callable[[], Loaded], sources: Sequence[Path]
-) -> tuple[Marks, Loaded | SettingsError]:
-    """Read the files; what was bad is not read again before one of them has changed."""
-    marks = file_marks(sources)
+) -> tuple[Marks, Loaded | Exception]:
+    """Read the files; what was bad is not read again before one of them has changed.
+
+    The marks are those of before they were read, where that is known: what is written meanwhile is read once more.
+    """
+    before = file_marks(sources)
     try:
-        return marks, read()
-    except SettingsError as error:
-        return marks, error
+        loaded = read()
+    except Exception as error:  # noqa: BLE001  (the body of a thread; the actor says what it was)
+        return before, error
+    known = dict(before)
+    return tuple((path, known.get(path, mark)) for path, mark in loaded.marks), loaded

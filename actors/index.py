@@ -88,6 +88,7 @@ class Index(LoopActor[Catalog]):
         self._news: dict[SpecKey, ListsLearnt] = {}
         self._patient: list[tuple[frozenset[SpecKey], Deferred[None]]] = []
         self._rebuilding = False
+        self._unsaved: dict[tuple[SpecKey, ClientProfile], Learnt] = {}
 
     @property
     def _kept(self) -> Catalog:
@@ -281,6 +282,10 @@ class Index(LoopActor[Catalog]):
 
     @handles(ServersChanged)
     def _on_servers_changed(self, _message: ServersChanged) -> None:
+        unsaved, self._unsaved = self._unsaved, {}
+        for learnt in unsaved.values():
+            if self._first_name(learnt.spec_key) is not None:
+                self._save(learnt)
         self._rebuild_soon()
 
     def _is_learnt(self, spec_key: SpecKey) -> bool:
@@ -387,8 +392,12 @@ class Index(LoopActor[Catalog]):
 
     def _save(self, learnt: Learnt) -> None:
         name = self._first_name(learnt.spec_key)
-        if name is None or learnt.hello is None:
-            return  # it was removed while its lists were read
+        if learnt.hello is None:
+            return
+        if name is None:
+            # It was removed while its lists were read; or a reload tries it, and it is to be there in a moment.
+            self._unsaved[learnt.spec_key, learnt.profile] = learnt
+            return
         hello = learnt.hello
         self._store.tell(
             SaveLists(

@@ -26,7 +26,7 @@ from .events import (
     SupervisorGaveUp,
     log_event,
 )
-from .init import AddGroup, Init, InitMessage, RemoveGroup, ServerGroupSpec, UpdateGroup
+from .init import AddGroup, GroupsChanged, Init, InitMessage, RemoveGroup, ServerGroupSpec
 from .keeper import ChildCallback, ChildKeeper
 from .messages import (
     AlreadyThere,
@@ -91,6 +91,7 @@ __all__ = [
     "DynamicSupervisor",
     "EventSink",
     "GivingUp",
+    "GroupsChanged",
     "Init",
     "NotFound",
     "Phase",
@@ -98,7 +99,6 @@ __all__ = [
     "Refused",
     "InitMessage",
     "RemoveGroup",
-    "UpdateGroup",
     "Restart",
     "RestartChild",
     "RestartOutcome",

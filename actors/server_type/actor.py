@@ -30,6 +30,7 @@ from mcpv_node.actors.instance.messages import (
     InstanceReady,
     InstanceRetiring,
     InstanceStarting,
+    Respec,
     StopInstance,
     TellServer,
 )
@@ -330,8 +331,12 @@ class ServerType(LoopActor[Estate]):
 
     @handles(Reconfigure)
     def _on_reconfigure(self, message: Reconfigure) -> None:
-        self._policy = Policy.of(message.spec)
-        self._decide(facts.Woken())
+        self._group = message.group
+        self._name = message.group.name
+        self._policy = Policy.of(message.group.specs[0])
+        for peer in self._kept.peers.values():
+            peer.handle.tell(Respec(message.group.specs[0]))
+        self._decide(facts.RetryAsked() if message.is_edit else facts.Woken())
 
     @handles(ClientSaid)
     def _on_client_said(self, message: ClientSaid) -> None:

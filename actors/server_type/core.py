@@ -235,7 +235,7 @@ def _refusal(
     if state.held:
         return Reason.STOPPING, "an operator stopped this server; `server start` lifts it", None
     if state.draining:
-        return Reason.STOPPING, "the node is stopping", None
+        return Reason.STOPPING, "it ends, with the node or because it was taken away", None
     if state.suspended is not None:
         return Reason.SUSPENDED, state.suspended, None
     if state.next_try_at is None or state.next_try_at <= now:

@@ -65,11 +65,17 @@ class ServerGroups:
         self._sink = sink
         self._made: Counter[ServerName] = Counter()
         self._running: tuple[RunningGroup, ...] = ()
+        self._made_now: dict[str, RunningGroup] = {}
 
     @property
     def running(self) -> tuple[RunningGroup, ...]:
         """The groups that serve."""
         return self._running
+
+    @property
+    def existing(self) -> tuple[RunningGroup, ...]:
+        """The groups that serve, and those that drain or are about to serve."""
+        return tuple(self._made_now.values())
 
     def make(self, group: ServerGroup) -> RunningGroup:
         """Give `group` an id and a place of its own; it is not among the running ones yet."""
@@ -77,13 +83,20 @@ class ServerGroups:
         number = self._made[group.name]
         # No server's name has a dot in it, so no two servers' groups have one id.
         group_id = group.name if number == 1 else f"{group.name}.{number}"
-        return RunningGroup(
-            group_id, group, Handle[ServerTypeMessage].create(self._system, f"server-{group_id}")
-        )
+        handle = Handle[ServerTypeMessage].create(self._system, f"server-{group_id}")
+        running = self._made_now[group_id] = RunningGroup(group_id, group, handle)
+        return running
 
     def assign(self, running: Iterable[RunningGroup]) -> None:
         """From now on these are the groups."""
         self._running = tuple(running)
+
+    def forget(self, group_id: str) -> RunningGroup | None:
+        """This group has ended for good; give what it was, if it was not to serve any more."""
+        gone = self._made_now.get(group_id)
+        if gone is None or gone in self._running:
+            return None
+        return self._made_now.pop(group_id)
 
     def specs(self) -> list[ServerGroupSpec]:
         """Every running group as a child of Init."""
@@ -124,7 +137,7 @@ class ServerGroups:
                                 group_id=running.id,
                             ),
                             handle=running.server,
-                            grace=spec.drain_timeout_seconds + stop_bound(spec),
+                            grace=lambda: drain_bound(running.group.specs[0]),
                         ),
                     ),
                 ),
@@ -134,6 +147,7 @@ class ServerGroups:
             server=running.server,
             baseline=max(1, spec.min_ready) if spec.activation_mode == "always-on" else 0,
             warm_timeout=spec.start_timeout_seconds + INSTANCE_STOP_MARGIN,
+            name=running.group.name,
         )
 
     def _instance_child(
@@ -160,8 +174,13 @@ class ServerGroups:
             ),
             handle=handle,
             restart=Restart.TEMPORARY,
-            grace=stop_bound(spec),
+            grace=lambda: stop_bound(running.group.specs[0]),
         )
+
+
+def drain_bound(spec: ServerSpec) -> float:
+    """How long the stop of a server type with calls in hand may take, in seconds."""
+    return spec.drain_timeout_seconds + stop_bound(spec)
 
 
 def stop_bound(spec: ServerSpec) -> float:

@@ -120,7 +120,7 @@ from mcpv_node.telemetry.metrics import Metrics
 from mcpv_node.transports import ReapReport
 from mcpv_node.version import VERSION
 
-from .groups import INSTANCE_STOP_MARGIN, ServerGroups, servers_of
+from .groups import INSTANCE_STOP_MARGIN, ServerGroups, drain_bound, servers_of
 from .reload import Reloading
 
 # What a stop may take beyond the longest drain and grace of the servers: the doors, the guard, the last files.
@@ -246,7 +246,7 @@ class NodeRuntime:
 
     def hurry(self) -> None:
         """A stop under way waits for no calls any more."""
-        for running in self._groups.running:
+        for running in self._groups.existing:
             running.server.tell(DrainNow())
 
     async def wait_ended(self) -> ExitReason:
@@ -255,9 +255,13 @@ class NodeRuntime:
 
     def longest_stop(self) -> float:
         """The bound of a whole stop, in seconds."""
-        specs = [running.group.specs[0] for running in self._groups.running]
-        drain = max((spec.drain_timeout_seconds + spec.stop_grace_seconds for spec in specs), default=0.0)
-        return drain + INSTANCE_STOP_MARGIN + STOP_MARGIN
+        drains = (drain_bound(running.group.specs[0]) for running in self._groups.existing)
+        return max(drains, default=INSTANCE_STOP_MARGIN) + STOP_MARGIN
+
+    def _longest_drain(self) -> float:
+        """How long a door waits for the calls in hand, in seconds."""
+        specs = (running.group.specs[0] for running in self._groups.existing)
+        return max((spec.drain_timeout_seconds for spec in specs), default=0.0)
 
     # --- the tree -------------------------------------------------------------------------------
 
@@ -296,7 +300,6 @@ class NodeRuntime:
             config_path=self._options.config_path,
         )
         services = self._services(tokens, token_file)
-        drain = max((spec.drain_timeout_seconds for spec in settings.servers), default=0.0)
         return Supervisor(
             SupervisorSpec(
                 children=(
@@ -350,17 +353,20 @@ class NodeRuntime:
                                 ChildSpec(
                                     id="http",
                                     start=lambda: HttpDoor(
-                                        services, sessions, on_bound=self._on_bound, drain_bound=drain
+                                        services,
+                                        sessions,
+                                        on_bound=self._on_bound,
+                                        drain_bound=self._longest_drain,
                                     ),
-                                    grace=self.longest_stop(),
+                                    grace=self.longest_stop,
                                 ),
                                 ChildSpec(
                                     id="lines",
                                     start=lambda: LinesDoor(
-                                        services, state_dir / SOCKET_NAME, drain_bound=drain
+                                        services, state_dir / SOCKET_NAME, drain_bound=self._longest_drain
                                     ),
                                     handle=lines,
-                                    grace=self.longest_stop(),
+                                    grace=self.longest_stop,
                                 ),
                             ),
                         ),
@@ -374,7 +380,7 @@ class NodeRuntime:
     def _init_child(self, groups: ServerGroups) -> ChildSpec:
         return ChildSpec(
             id="init",
-            start=lambda: Init(groups.specs, sink=self._on_supervision),
+            start=lambda: Init(groups.specs, on_group_gone=self._on_group_gone, sink=self._on_supervision),
             handle=self._init,
             grace=None,
             start_timeout=None,
@@ -507,6 +513,16 @@ class NodeRuntime:
             raise StartRefused(str(error)) from error
 
     # --- what the tree tells --------------------------------------------------------------------
+
+    def _on_group_gone(self, group_id: str, _reason: ExitReason) -> None:
+        """What a reload took away has ended: nothing of a server that is not there any more stays."""
+        gone = self._groups.forget(group_id)
+        if gone is None:
+            return
+        names = {running.group.name for running in self._groups.existing}
+        for spec in gone.group.specs:
+            if spec.name not in names and spec.name not in self.context.world.world.servers:
+                self.metrics.forget_server(spec.name)
 
     def _on_bound(self, url: str) -> None:
         self._bound = url

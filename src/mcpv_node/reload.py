@@ -9,28 +9,40 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import TypeAlias
 
 from loguru import logger
 
-from mcpv_node.actors import NodeContext
+from mcpv_node.actors import NodeContext, Server
+from mcpv_node.actors.clients import ListClients
 from mcpv_node.actors.config import ReloadFailed
 from mcpv_node.actors.index_messages import ServersChanged
 from mcpv_node.actors.kernel import ActorError, Handle
-from mcpv_node.actors.server_type import OperatorStart, Reconfigure, ServerState, Settled, Why, WhyReport
-from mcpv_node.actors.snapshot import KINDS
+from mcpv_node.actors.server_type import (
+    DrainNow,
+    OperatorStart,
+    Reconfigure,
+    ServerState,
+    Settled,
+    Why,
+    WhyReport,
+)
+from mcpv_node.actors.snapshot import KINDS, ServerView
 from mcpv_node.actors.status import Learn, LearningMessage
+from mcpv_node.actors.world import Selector
 from mcpv_node.settings import (
     Difference,
     NodeSettings,
     ServerGroup,
     ServerName,
+    SpecKey,
     compare,
     enabled_groups,
     pool_settings,
 )
-from mcpv_node.supervisors import AddGroup, ChildUp, InitMessage, RemoveGroup, UpdateGroup
+from mcpv_node.supervisors import AddGroup, ChildUp, GroupsChanged, InitMessage, RemoveGroup
 
 from .groups import INSTANCE_STOP_MARGIN, RunningGroup, ServerGroups, servers_of
 
@@ -39,6 +51,12 @@ REPORT_BOUND = 2.0
 
 # Starting a group starts two actors and no process; seconds.
 GROUP_BOUND = 10.0
+
+# So many new servers are started side by side.
+HANDSHAKE_CONCURRENCY = 8
+
+# So many reloads may follow each other before a server's lists are learnt; then they are empty until they are.
+FORMER_KEPT = 4
 
 # What two server types of one configuration never have in common: the runnable thing and how its pool is kept.
 _GroupKey: TypeAlias = tuple[str, Hashable]
@@ -70,16 +88,23 @@ class Reloading:
             for running in fresh:
                 begun.append(running)
                 await self._add(running)
-            await self._shake_hands(fresh, await self._running_names(removed))
+            await self._shake_hands(await self._to_be_warm(fresh, removed))
             is_good = True
         finally:
             if not is_good:
-                for running in reversed(begun):
-                    self._drain(running)
+                self._undo(begun)
         self._assign(difference, old, fresh)
         for running in removed:
-            self._drain(running)
+            logger.bind(server=running.group.name).info(
+                "{} drains: it has been replaced or removed", running.id
+            )
         return difference
+
+    def _undo(self, begun: Sequence[RunningGroup]) -> None:
+        for running in reversed(begun):
+            logger.bind(server=running.group.name).info("{} ends: it is not to serve after all", running.id)
+            running.server.tell(DrainNow())
+            self.init.tell(RemoveGroup(running.id))
 
     async def _add(self, running: RunningGroup) -> None:
         try:
@@ -89,8 +114,31 @@ class Reloading:
         if not isinstance(outcome, ChildUp):
             raise ReloadFailed(f"{running.group.name}: its actors did not start: {outcome}")
 
+    async def _to_be_warm(
+        self, fresh: Sequence[RunningGroup], removed: Sequence[RunningGroup]
+    ) -> list[RunningGroup]:
+        """Which of the new ones somebody would miss at once: each must show that it can have an instance.
+
+        Those that are to run always, that take the place of one that runs, or are kept warm for clients that are there.
+        """
+        running = await self._running_names(removed)
+        selectors = await self._selectors()
+        return [
+            one
+            for one in fresh
+            if one.group.specs[0].activation_mode == "always-on"
+            or any(spec.name in running for spec in one.group.specs)
+            or (
+                one.group.specs[0].min_ready > 0
+                and any(
+                    selector.selects(server.view)
+                    for server in servers_of([one]).values()
+                    for selector in selectors
+                )
+            )
+        ]
+
     async def _running_names(self, removed: Sequence[RunningGroup]) -> frozenset[ServerName]:
-        """The entries whose old server type has an instance: the new one must show that it can have one."""
         reports = await asyncio.gather(
             *(running.server.ask(Why(), REPORT_BOUND) for running in removed), return_exceptions=True
         )
@@ -101,14 +149,22 @@ class Reloading:
             for spec in running.group.specs
         )
 
-    async def _shake_hands(self, fresh: Sequence[RunningGroup], running: frozenset[ServerName]) -> None:
-        wanted = [
-            one
-            for one in fresh
-            if one.group.specs[0].activation_mode == "always-on"
-            or any(spec.name in running for spec in one.group.specs)
-        ]
-        faults = await asyncio.gather(*map(_shake_hand, wanted))
+    async def _selectors(self) -> frozenset[Selector]:
+        """What those who are there see."""
+        try:
+            registered = await self.node.clients.ask(ListClients(), REPORT_BOUND)
+        except ActorError as error:
+            raise ReloadFailed(f"who is registered could not be found out: {error}") from error
+        return frozenset(one.client.selector for one in registered)
+
+    async def _shake_hands(self, wanted: Sequence[RunningGroup]) -> None:
+        room = asyncio.Semaphore(HANDSHAKE_CONCURRENCY)
+
+        async def in_turn(running: RunningGroup) -> str | None:
+            async with room:
+                return await _shake_hand(running)
+
+        faults = await asyncio.gather(*map(in_turn, wanted))
         found = [fault for fault in faults if fault is not None]
         if found:
             raise ReloadFailed("; ".join(found))
@@ -125,20 +181,36 @@ class Reloading:
             running = old[_key(kept.before)]
             running.group = kept.after
             serving[_key(kept.after)] = running
-            if kept.has_new_settings:
-                running.server.tell(Reconfigure(kept.after.specs[0]))
-                self.init.tell(UpdateGroup(self.groups.spec(running)))
+            if kept.before != kept.after:
+                running.server.tell(Reconfigure(kept.after, is_edit=kept.is_edit))
         self.groups.assign(serving[_key(group)] for group in enabled_groups(difference.settings))
-        self.node.world.publish_servers(servers_of(self.groups.running), difference.settings)
+        servers = with_former(servers_of(self.groups.running), self.node.world.world.servers)
+        self.node.world.publish_servers(servers, difference.settings)
         for kind in KINDS:
             self.node.indexes[kind].tell(ServersChanged())
         self.node.clients.tell(ServersChanged())
         self.learning.tell(Learn())
+        # What is not among the groups any more drains: calls in hand go on for as long as their server says.
+        self.init.tell(GroupsChanged())
 
-    def _drain(self, running: RunningGroup) -> None:
-        """Calls in hand go on for as long as the server's drain may take; nobody waits for it."""
-        logger.bind(server=running.group.name).info("{} drains: it has been replaced or removed", running.id)
-        self.init.tell(RemoveGroup(running.id))
+
+def with_former(
+    servers: Mapping[ServerName, Server], before: Mapping[ServerName, Server]
+) -> Mapping[ServerName, Server]:
+    """Say of each server what it ran before, so that its tools do not vanish while the new ones are learnt."""
+    return MappingProxyType(
+        {
+            name: server
+            if (old := before.get(name)) is None
+            else replace(server, view=replace(server.view, former=_former(server.view, old.view)))
+            for name, server in servers.items()
+        }
+    )
+
+
+def _former(view: ServerView, old: ServerView) -> tuple[SpecKey, ...]:
+    keys = dict.fromkeys((old.spec_key, *old.former))
+    return tuple(key for key in keys if key != view.spec_key)[:FORMER_KEPT]
 
 
 async def _shake_hand(running: RunningGroup) -> str | None:

@@ -96,7 +96,9 @@ LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain
 class LinesDoor(LoopActor[None]):
     """See the module. `path` is the socket's; a stale one is replaced, a living one refuses the start."""
 
-    def __init__(self, services: DoorServices, path: Path, *, drain_bound: float = DRAIN_BOUND) -> None:
+    def __init__(
+        self, services: DoorServices, path: Path, *, drain_bound: Callable[[], float] = lambda: DRAIN_BOUND
+    ) -> None:
         super().__init__()
         self._services = services
         self._path = path
@@ -122,7 +124,7 @@ class LinesDoor(LoopActor[None]):
         self._stop_listening()
         for connection in list(self._connections):
             connection.drain()
-        self.after(self._drain_bound, _DrainEnded())
+        self.after(self._drain_bound(), _DrainEnded())
         self._end_when_idle()
 
     def on_exit(self, reason: ExitReason) -> None:

@@ -45,9 +45,10 @@ class KeptGroup:
     after: ServerGroup
 
     @property
-    def has_new_settings(self) -> bool:
-        """Tell whether its instances are to be kept otherwise."""
-        return pool_settings(self.before.specs[0]) != pool_settings(self.after.specs[0])
+    def is_edit(self) -> bool:
+        """Tell whether somebody changed an entry, rather than that others came to share its server type, or left."""
+        before = {spec.name: spec for spec in self.before.specs}
+        return any(before.get(spec.name, spec) != spec for spec in self.after.specs)
 
 
 @dataclass(frozen=True, slots=True)
