@@ -60,6 +60,7 @@ class ConfigStatus:
     """How it stands with the configuration."""
 
     applied_at: datetime
+    changes: tuple[Change, ...]  # what the last apply that changed anything has changed
     problem: Rejected | None
 
 
@@ -99,6 +100,7 @@ class Estate(Struct, frozen=True):
     """What outlives a crash: that the files are applied again then is of no harm."""
 
     applied_at: datetime
+    changes: tuple[Change, ...] = ()
     problem: Rejected | None = None
 
 
@@ -145,7 +147,7 @@ class Config(LoopActor[Estate]):
 
     @answers(ShowConfig)
     def _on_show(self, _request: ShowConfig) -> ConfigStatus:
-        return ConfigStatus(self._kept.applied_at, self._kept.problem)
+        return ConfigStatus(self._kept.applied_at, self._kept.changes, self._kept.problem)
 
     @answers(Reload)
     def _on_reload(self, _request: Reload) -> Rejected | Deferred[Applied | Rejected]:
@@ -216,8 +218,10 @@ class Config(LoopActor[Estate]):
     def _conclude(self, outcome: Applied | Rejected) -> None:
         self._is_busy = False
         asked, self._asked = self._asked, []
-        if isinstance(outcome, Applied):
-            self.estate = Estate(self._node.clock.wall())
+        if isinstance(outcome, Applied) and outcome.changes:
+            self.estate = Estate(self._node.clock.wall(), outcome.changes)
+        elif isinstance(outcome, Applied):
+            self.estate = msgspec.structs.replace(self._kept, problem=None)
         else:
             self.estate = msgspec.structs.replace(self._kept, problem=outcome)
         self._node.metrics.reloads_total(_OUTCOMES[type(outcome)]).inc()

@@ -182,6 +182,7 @@ class NodeRuntime:
         self._held = Handle[HeldMessage].create(self.system, "held")
         self._guard = Handle[GuardMessage].create(self.system, "guard")
         self._groups = ServerGroups(self.system, lambda: self.context, self._guard, self._on_supervision)
+        self._groups.assign(self._groups.make(group) for group in enabled_groups(self._settings))
         self.context: NodeContext
 
     # --- life -----------------------------------------------------------------------------------
@@ -282,7 +283,6 @@ class NodeRuntime:
         lines = Handle[LinesDoorMessage].create(system, "lines")
         doors: tuple[Handle[RegisterAgain], ...] = (sessions, lines)
         groups = self._groups
-        groups.assign(groups.make(group) for group in enabled_groups(settings))
         self.context = context = NodeContext(
             node_id=node_id,
             boot=boot,

@@ -189,6 +189,7 @@ class Reloading:
         for kind in KINDS:
             self.node.indexes[kind].tell(ServersChanged())
         self.node.clients.tell(ServersChanged())
+        self.node.watches.tell(ServersChanged())
         self.learning.tell(Learn())
         # What is not among the groups any more drains: calls in hand go on for as long as their server says.
         self.init.tell(GroupsChanged())

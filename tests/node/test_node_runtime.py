@@ -94,7 +94,7 @@ def test_the_tree_stands_as_it_is_drawn(tmp_path: Path) -> None:
         assert tree.id == "node"
         assert ids(tree) == drawn
         assert ids(under(tree, "init")) == ["bad"]
-        assert ids(under(tree, "gateway")) == ["sessions", "http", "lines"]
+        assert ids(under(tree, "gateway")) == ["tasks", "held", "sessions", "http", "lines"]
         assert [ids(one) for one in under(tree, "init").children] == [["instances", "server-type"]]
         assert {child.state for child in tree.children} == {"running"}
         assert {child.restarts for child in tree.children} == {0}

@@ -37,6 +37,7 @@ class NodeOptions:
     http: str | None
     token: str | None
     linger: float | None
+    marks: Any
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import msgspec
 from litestar import Response, post
 from litestar.datastructures import State
@@ -11,6 +13,7 @@ from mcpv_node.actors.config import ConfigStatus, Rejected, Reload, ShowConfig
 from mcpv_node.actors.kernel import ActorError
 from mcpv_node.gateway.asgi import PROBLEM
 from mcpv_node.gateway.services import DoorServices
+from mcpv_node.settings import Change
 from mcpv_node.telemetry import rfc3339
 
 from .state import REPORT_BOUND, services_of
@@ -45,9 +48,10 @@ class RejectedBody(Struct, frozen=True):
 
 
 class ConfigBody(Struct, frozen=True, rename="camel"):
-    """How it stands with the configuration."""
+    """How it stands with the configuration: since when it is in effect, and what the last reload changed."""
 
     applied_at: str
+    changes: list[ChangeBody]
     problem: RejectedBody | None
 
 
@@ -57,7 +61,7 @@ async def reload_config(state: State) -> ReloadBody | Response[bytes]:
     outcome = await services_of(state).config.ask(Reload(), RELOAD_BOUND)
     if isinstance(outcome, Rejected):
         return _refusal(outcome)
-    changes = [ChangeBody(str(change.what), change.name) for change in outcome.changes]
+    changes = _change_bodies(outcome.changes)
     return ReloadBody("applied" if changes else "unchanged", changes, list(outcome.warnings))
 
 
@@ -85,4 +89,8 @@ def _config_body(status: ConfigStatus) -> ConfigBody:
     problem = None
     if status.problem is not None:
         problem = RejectedBody(status.problem.reason, list(status.problem.problems))
-    return ConfigBody(rfc3339(status.applied_at), problem)
+    return ConfigBody(rfc3339(status.applied_at), _change_bodies(status.changes), problem)
+
+
+def _change_bodies(changes: Sequence[Change]) -> list[ChangeBody]:
+    return [ChangeBody(str(change.what), change.name) for change in changes]
