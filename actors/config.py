@@ -30,6 +30,10 @@ from .kernel import Deferred, LoopActor, Request, answers, handles
 LOOK_EVERY = 0.5
 
 
+# New servers have to start before the old ones end, each within its own bound; no reload takes longer (seconds).
+RELOAD_BOUND = 600.0
+
+
 class ReloadFailed(Exception):
     """What was configured cannot be brought into effect; everything is as it was."""
 

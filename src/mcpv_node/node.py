@@ -46,7 +46,7 @@ from mcpv_node.actors import (
     WorldCell,
 )
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
-from mcpv_node.actors.config import Config, ConfigMessage, Reload
+from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
@@ -241,8 +241,12 @@ class NodeRuntime:
             unlock_state_dir(self._lock)
             self._lock = None
 
-    def reload(self) -> None:
-        """Have the configuration read again and brought into effect; the log says what became of it."""
+    async def reload(self) -> Applied | Rejected:
+        """Have the configuration read again and brought into effect, and say what became of that."""
+        return await self._config.ask(Reload(), RELOAD_BOUND)
+
+    def reload_soon(self) -> None:
+        """The same for who does not wait: the log says what became of it."""
         self._config.tell(Reload())
 
     def hurry(self) -> None:

@@ -158,14 +158,13 @@ class Reloading:
         return frozenset(one.client.selector for one in registered)
 
     async def _shake_hands(self, wanted: Sequence[RunningGroup]) -> None:
-        room = asyncio.Semaphore(HANDSHAKE_CONCURRENCY)
+        left = iter(wanted)
 
-        async def in_turn(running: RunningGroup) -> str | None:
-            async with room:
-                return await _shake_hand(running)
+        async def take_turns() -> list[str]:
+            return [fault for running in left if (fault := await _shake_hand(running)) is not None]
 
-        faults = await asyncio.gather(*map(in_turn, wanted))
-        found = [fault for fault in faults if fault is not None]
+        faults = await asyncio.gather(*(take_turns() for _ in range(HANDSHAKE_CONCURRENCY)))
+        found = sorted(fault for some in faults for fault in some)
         if found:
             raise ReloadFailed("; ".join(found))
 

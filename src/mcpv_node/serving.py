@@ -96,7 +96,7 @@ async def _stop_as_asked(node: NodeRuntime, switch: StopSwitch, pressed: asyncio
         await pressed.wait()
         pressed.clear()
         if switch.take_reload():
-            node.reload()
+            node.reload_soon()
     loop = asyncio.get_running_loop()
     stopping = loop.create_task(node.stop(switch.take() or "drain"))
     while not stopping.done():

@@ -24,7 +24,7 @@ from .auth import (
     read_or_create_token,
 )
 from .callers import make_caller
-from .calls import CallControl, CallReply, call_tool, perform_call
+from .calls import CallControl, CallReply, perform_call, perform_request
 from .front import Front
 from .held import HeldCalls, HeldMessage
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
@@ -63,7 +63,7 @@ __all__ = [
     "SessionsMessage",
     "TokenTable",
     "TreeData",
-    "call_tool",
+    "perform_request",
     "load_tokens",
     "make_caller",
     "new_consumer_id",

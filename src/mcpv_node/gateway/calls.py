@@ -44,6 +44,7 @@ from mcpv_node.actors.leases import (
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
+    CALL,
     ELICITATION,
     INVALID_PARAMS,
     TASK_METHODS,
@@ -160,21 +161,24 @@ class CallControl:
         self._waiting = self._instance = None
 
 
-async def call_tool(
+async def perform_request(
     node: NodeContext,
     caller: Caller,
     selector: Selector,
     params: Raw | None,
     *,
+    method: str = CALL,
     port: ClientPort | None = None,
     deadline: float | None = None,
 ) -> CallReply:
-    """Call the tool that `params` name, of those `selector` shows; `deadline` (monotonic) is the caller's own.
+    """Call the tool, get the prompt or read the resource that `params` name, of those `selector` shows.
+
+    `deadline` (monotonic) is the caller's own.
 
     Cancelled, it has the call cancelled at the server, and its slot released when the server is done with it.
     """
     try:
-        call = parse_call(params)
+        call = parse_call(params, method)
     except RemoteProtocolError as error:
         return error_reply(INVALID_PARAMS, str(error))
     route = find_route(node.world.world, selector, caller.profile, call)
@@ -202,7 +206,7 @@ async def perform_call(
     deadline: float | None = None,
     instance: InstanceId | None = None,
 ) -> CallReply:
-    """`call_tool` for a door: the params have been read, and whoever cancels does so through `control`.
+    """`perform_request` for a door: the params have been read, and whoever cancels does so through `control`.
 
     A modern caller is given a modern server's question as it is, and a legacy server's -32042 where it can visit URLs.
     `instance` is the one that the request goes on with, where it lives. What is returned of a cancelled call is of no

@@ -9,7 +9,7 @@ from litestar import Response, post
 from litestar.datastructures import State
 from msgspec import Struct
 
-from mcpv_node.actors.config import ConfigStatus, Rejected, Reload, ShowConfig
+from mcpv_node.actors.config import RELOAD_BOUND, ConfigStatus, Rejected, Reload, ShowConfig
 from mcpv_node.actors.kernel import ActorError
 from mcpv_node.gateway.asgi import PROBLEM
 from mcpv_node.gateway.services import DoorServices
@@ -17,9 +17,6 @@ from mcpv_node.settings import Change
 from mcpv_node.telemetry import rfc3339
 
 from .state import REPORT_BOUND, services_of
-
-# New servers have to start before the old ones end, each within its own bound; no reload takes longer (seconds).
-RELOAD_BOUND = 600.0
 
 
 class ChangeBody(Struct, frozen=True, rename={"what": "class"}):
