@@ -4,9 +4,10 @@
 
 `kernel` is what actors are made of. `server_type` and `instance` own the servers; `index`, `subscribers` and `store`
 the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists, `status` says how far that and the starts are; `guard` makes sure that
-nothing outlives the node; `clients` knows who is there, `watches` who hears of which resource, `events` remembers what happened. `callers`, `leases` and `context` are the words between.
+nothing outlives the node; `clients` knows who is there, `watches` who hears of which resource, `events` remembers what happened, `audit` writes down who asked for what. `callers`, `leases` and `context` are the words between.
 """
 
+from .audit import Audit
 from .clients import Clients
 from .context import NodeContext
 from .events import Events
@@ -18,11 +19,12 @@ from .instance.stdio import StdioInstance
 from .probe import Probe
 from .server_type.actor import ServerType
 from .store import Store
-from .subscribers import Subscribers
+from .subscribers import Roster, Subscribers
 from .watches import Watches
 from .world import Server, World, WorldCell
 
 __all__ = [
+    "Audit",
     "Clients",
     "Events",
     "Guard",
@@ -35,6 +37,7 @@ __all__ = [
     "ServerType",
     "StdioInstance",
     "Store",
+    "Roster",
     "Subscribers",
     "Watches",
     "World",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcpv_node.settings import NodeSettings
-from mcpv_node.telemetry import Clock, Event, EventKind
+from mcpv_node.telemetry import PLAIN_REDACTOR, Clock, Event, EventKind, Redactor
 from mcpv_node.telemetry.metrics import Metrics
 
 from .kernel import ActorSystem, Handle
@@ -16,6 +16,7 @@ from .snapshot import Kind
 from .world import WorldCell
 
 if TYPE_CHECKING:
+    from .audit import AuditMessage
     from .clients import ClientsMessage
     from .events import EventsMessage
     from .index_messages import IndexMessage, SubscribersMessage
@@ -40,6 +41,10 @@ class NodeContext:
     clients: Handle[ClientsMessage]
     watches: Handle[WatchesMessage]
     config_path: Path | None = None
+    redact: Redactor = (
+        PLAIN_REDACTOR  # for every text that leaves the node and that a server may have written
+    )
+    audit: Handle[AuditMessage] | None = None  # None: no audit is kept
 
     @property
     def settings(self) -> NodeSettings:
@@ -48,4 +53,6 @@ class NodeContext:
 
     def tell_event(self, kind: EventKind, **fields: str | None) -> None:
         """Publish one transition, stamped with the wall clock's time."""
+        if (reason := fields.get("reason")) is not None:
+            fields["reason"] = self.redact(reason)
         self.events.tell(Event(kind=kind, at=self.clock.wall(), **fields))

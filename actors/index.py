@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
+from typing import TypeVar
 
 from loguru import logger
 
-from mcpv_node.protocol import Listed, RemoteProtocolError, ServerHello, list_result, parse_page
+from mcpv_node.protocol import ServerHello
 from mcpv_node.settings import ServerName, SpecKey
-from mcpv_node.store import CatalogRecord, KindVersion, ListedEntry, hello_of
+from mcpv_node.store import MAX_PROFILES, KindVersion
 from mcpv_node.telemetry import EventKind, rfc3339
 
 from .callers import EMPTY_PROFILE, ClientProfile
@@ -32,10 +33,10 @@ from .index_messages import (
     Unlearnt,
 )
 from .instance.messages import Lists, ListsFailed
+from .kept_lists import learnt_of, record_of, too_long_gone
 from .kernel import Deferred, Handle, LoopActor, answers, handles
 from .pins import compare_with_pins, pins_after_approval
 from .snapshot import (
-    LISTS_OF,
     Kind,
     Learnt,
     NameConflict,
@@ -45,13 +46,12 @@ from .snapshot import (
     empty_snapshot,
     merge,
 )
-from .store import LoadCatalog, SaveLists, SaveVersion, StoredCatalog, StoreMessage
+from .store import ForgetLists, LoadCatalog, SaveLists, SaveVersion, StoredCatalog, StoreMessage
+
+_T = TypeVar("_T")
 
 # Reading the files of a thousand servers takes well under a second; longer means a disk that hangs.
 LOAD_TIMEOUT = 10.0
-
-# So many client profiles are remembered of one server; clients of a kind all have the same.
-MAX_PROFILES = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +72,22 @@ class _Loaded:
 
 
 @dataclass(frozen=True, slots=True)
+class _News:
+    """A reading that is over: when it began, and why it failed."""
+
+    began: float
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """Somebody who waits for a reading that began at `since` or later; None: for whatever is known."""
+
+    since: float | None
+    deferred: Deferred[ListsLearnt]
+
+
+@dataclass(frozen=True, slots=True)
 class _Rebuild:
     """Something was learnt since the last snapshot."""
 
@@ -84,11 +100,10 @@ class Index(LoopActor[Catalog]):
         self._node = node
         self._store = store
         self._kind: Kind = kind
-        self._waiting: dict[SpecKey, list[Deferred[ListsLearnt]]] = {}
-        self._news: dict[SpecKey, ListsLearnt] = {}
+        self._waiting: dict[SpecKey, list[_Waiting]] = {}
+        self._news: dict[SpecKey, list[_News]] = {}
         self._patient: list[tuple[frozenset[SpecKey], Deferred[None]]] = []
         self._rebuilding = False
-        self._unsaved: dict[tuple[SpecKey, ClientProfile], Learnt] = {}
 
     @property
     def _kept(self) -> Catalog:
@@ -112,7 +127,7 @@ class Index(LoopActor[Catalog]):
         learnt = {
             (found.spec_key, found.profile): found
             for record in message.outcome.records
-            if (found := _from_store(self._kind, record, self._node.settings.pin_tools)) is not None
+            if (found := learnt_of(self._kind, record, self._node.settings.pin_tools)) is not None
         }
         learnt.update(self._kept.learnt)
         kept = message.outcome.versions.get(self._kind)
@@ -123,7 +138,15 @@ class Index(LoopActor[Catalog]):
             snapshot = replace(snapshot, version=kept.version, etag=kept.etag)
         elif published.version:
             snapshot = replace(snapshot, version=published.version, etag=published.etag)
-        self.estate = replace(self._kept, learnt=MappingProxyType(learnt), snapshot=snapshot)
+        # Nor will anybody learn now what was not waited for any more then.
+        tried = self._present() - published.pending if published.version else frozenset[SpecKey]()
+        self.estate = replace(
+            self._kept,
+            learnt=MappingProxyType(learnt),
+            snapshot=snapshot,
+            tried=self._kept.tried | tried,
+        )
+        self._forget_who_is_long_gone()
         self._rebuild()
         self.started()
 
@@ -131,17 +154,22 @@ class Index(LoopActor[Catalog]):
     def _on_lists(self, message: Lists) -> None:
         known = self._kept.learnt.get((message.spec_key, message.profile))
         is_doubtful = _is_doubtful(message)
+        failure = None
+        is_news = True
         if is_doubtful and known is not None and known.listed:
             self._learn(replace(known, stale=True))
+            failure = f"it listed no {self._kind} right after its start; what it had listed before stands"
         else:
             fresh = self._learnt_from(message, known)
-            self._learn(fresh)
             # Without tools, a server that says it has some is of no use; without prompts, it is like most.
             if not is_doubtful or self._kind != "tools":
-                self._save(fresh)
-        self._note_failure(message.spec_key, None)
+                fresh = self._save(fresh, known)
+            # Most readings find what is published already, and nobody has to wait for a merge of all.
+            is_news = known is None or replace(known, learnt_at=fresh.learnt_at) != fresh
+            self._learn(fresh)
+        self._note_failure(message.spec_key, failure)
         self._note_rejected(message)
-        self._tell_news(ListsLearnt(message.spec_key))
+        self._tell_news(message, None, is_news=is_news)
 
     def _learnt_from(self, message: Lists, known: Learnt | None) -> Learnt:
         fresh = Learnt(
@@ -157,9 +185,11 @@ class Index(LoopActor[Catalog]):
     def _pin(self, fresh: Learnt, known: Learnt | None, message: Lists) -> Learnt:
         """Compare with how the tools were when they were first seen or approved, and tell what is new."""
         mode = self._node.settings.pin_tools
+        # A profile that is new here makes no definition new: what others were shown is what was agreed to.
+        pinned = known or self._kept.learnt.get((message.spec_key, EMPTY_PROFILE))
         found = compare_with_pins(
             fresh.listed,
-            known.pins if known is not None else {},
+            pinned.pins if pinned is not None else {},
             known.listed if known is not None else (),
             keep=mode != "off",
         )
@@ -201,7 +231,7 @@ class Index(LoopActor[Catalog]):
         if known is not None and not known.stale:
             self._learn(replace(known, stale=True))
         self._note_failure(message.spec_key, message.message)
-        self._tell_news(ListsLearnt(message.spec_key, message.message))
+        self._tell_news(message, message.message)
 
     def _note_failure(self, spec_key: SpecKey, message: str | None) -> None:
         kept = self._kept
@@ -230,7 +260,8 @@ class Index(LoopActor[Catalog]):
         if not request.fresh and self._is_learnt(request.spec_key) and not self._rebuilding:
             return ListsLearnt(request.spec_key)
         deferred: Deferred[ListsLearnt] = self.defer()
-        self._waiting.setdefault(request.spec_key, []).append(deferred)
+        since = self._node.clock.monotonic() if request.fresh else None
+        self._waiting.setdefault(request.spec_key, []).append(_Waiting(since, deferred))
         return deferred
 
     @answers(Unlearnt)
@@ -253,8 +284,7 @@ class Index(LoopActor[Catalog]):
                 changed=changed,
                 withheld=known.withheld & changed,
             )
-            self._learn(fresh)
-            self._save(fresh)
+            self._learn(self._save(fresh))
         if approved:
             self._rebuild_soon()
         return tuple(sorted(approved))
@@ -282,14 +312,34 @@ class Index(LoopActor[Catalog]):
 
     @handles(ServersChanged)
     def _on_servers_changed(self, _message: ServersChanged) -> None:
-        unsaved, self._unsaved = self._unsaved, {}
-        for learnt in unsaved.values():
-            if self._first_name(learnt.spec_key) is not None:
-                self._save(learnt)
+        self._forget_who_is_long_gone()
+        for (key, _), known in self._kept.learnt.items():
+            # A new server is started before it is let in, so it may have listed before it had a name.
+            if known.listed and not known.is_kept and key in self._present():
+                self._learn(self._save(known))
         self._rebuild_soon()
 
+    def _forget_who_is_long_gone(self) -> None:
+        """What was said of servers that are gone is of no use; their lists are, for a while."""
+        kept, present = self._kept, self._present()
+        gone = too_long_gone(kept.learnt, present)
+        for key in sorted(gone):
+            self._store.tell(ForgetLists(key))
+        self.estate = replace(
+            kept,
+            learnt=MappingProxyType({at: known for at, known in kept.learnt.items() if at[0] not in gone}),
+            tried=kept.tried & present,
+            failures=_only(kept.failures, present),
+            rejected=_only(kept.rejected, present),
+        )
+
+    def _present(self) -> frozenset[SpecKey]:
+        """The spec keys of the servers that there are."""
+        return frozenset(server.view.spec_key for server in self._node.world.world.servers.values())
+
     def _is_learnt(self, spec_key: SpecKey) -> bool:
-        return any(key == spec_key for key, _ in self._kept.learnt)
+        """Whether those without capabilities see it; other profiles fall back to that."""
+        return (spec_key, EMPTY_PROFILE) in self._kept.learnt
 
     def _learn(self, learnt: Learnt) -> None:
         kept = self._kept
@@ -301,10 +351,14 @@ class Index(LoopActor[Catalog]):
             kept, learnt=MappingProxyType({**others, (learnt.spec_key, learnt.profile): learnt})
         )
 
-    def _tell_news(self, news: ListsLearnt) -> None:
+    def _tell_news(self, message: Lists | ListsFailed, failure: str | None, *, is_news: bool = True) -> None:
         """Publish first, answer those who wait for it then: they may look at the world."""
-        self._news[news.spec_key] = news
-        self._rebuild_soon()
+        if message.profile == EMPTY_PROFILE:
+            self._news.setdefault(message.spec_key, []).append(_News(message.began, failure))
+        if is_news:
+            self._rebuild_soon()
+        elif not self._rebuilding:
+            self._answer_waiting()
 
     # --- publishing -----------------------------------------------------------------------------
 
@@ -318,10 +372,27 @@ class Index(LoopActor[Catalog]):
     def _on_rebuild(self, _message: _Rebuild) -> None:
         self._rebuilding = False
         self._rebuild()
-        for key, news in self._news.items():
-            for deferred in self._waiting.pop(key, ()):
-                deferred.answer(news)
-        self._news.clear()
+        self._answer_waiting()
+
+    def _answer_waiting(self) -> None:
+        news, self._news = self._news, {}
+        waiting, self._waiting = self._waiting, {}
+        for key, ones in waiting.items():
+            for one in ones:
+                if not self._answer(key, one, news.get(key, [])):
+                    self._waiting.setdefault(key, []).append(one)
+
+    def _answer(self, key: SpecKey, waiting: _Waiting, news: list[_News]) -> bool:
+        """Tell whether there was something to answer."""
+        since = waiting.since
+        answers_it = [one for one in news if since is None or one.began >= since]
+        if answers_it:
+            waiting.deferred.answer(ListsLearnt(key, answers_it[-1].failure))
+        elif since is None and self._is_learnt(key):
+            waiting.deferred.answer(ListsLearnt(key))
+        else:
+            return False
+        return True
 
     def _rebuild(self) -> None:
         node, kept = self._node, self._kept
@@ -356,23 +427,18 @@ class Index(LoopActor[Catalog]):
 
     def _hellos(self) -> Mapping[SpecKey, ServerHello]:
         """What each server said of itself, mostly as it was published before."""
-        hellos = {
-            key: known.hello
-            for (key, profile), known in self._kept.learnt.items()
-            if profile == EMPTY_PROFILE and known.hello is not None
-        }
-        for (key, _), known in self._kept.learnt.items():
-            if known.hello is not None:
-                hellos.setdefault(key, known.hello)
+        hellos: dict[SpecKey, ServerHello] = {}
+        for (key, profile), known in self._kept.learnt.items():
+            if known.hello is not None and (profile == EMPTY_PROFILE or key not in hellos):
+                hellos[key] = known.hello
         return MappingProxyType(hellos)
 
     def _pending(self) -> frozenset[SpecKey]:
         """What is being learnt for the first time: nobody learns anything where bootstrap is disabled."""
         if self._node.settings.bootstrap_mode == "disabled":
             return frozenset()
-        servers = self._node.world.world.servers.values()
-        keys = frozenset(server.view.spec_key for server in servers)
-        return keys - {key for key, _ in self._kept.learnt} - self._kept.tried
+        learnt = {key for key, profile in self._kept.learnt if profile == EMPTY_PROFILE}
+        return self._present() - learnt - self._kept.tried
 
     def _report_conflicts(self, before: tuple[NameConflict, ...], after: tuple[NameConflict, ...]) -> None:
         for conflict in after:
@@ -390,39 +456,18 @@ class Index(LoopActor[Catalog]):
         servers = self._node.world.world.servers
         return next((name for name, server in servers.items() if server.view.spec_key == spec_key), None)
 
-    def _save(self, learnt: Learnt) -> None:
-        name = self._first_name(learnt.spec_key)
-        if learnt.hello is None:
-            return
-        if name is None:
-            # It was removed while its lists were read; or a reload tries it, and it is to be there in a moment.
-            self._unsaved[learnt.spec_key, learnt.profile] = learnt
-            return
-        hello = learnt.hello
-        self._store.tell(
-            SaveLists(
-                CatalogRecord(
-                    spec_key=learnt.spec_key,
-                    profile=learnt.profile,
-                    server_name=name,
-                    lists={
-                        of: tuple(
-                            ListedEntry(one.name, one.definition)
-                            for one in learnt.listed
-                            if self._kind != "resources" or one.is_template is (of == "templates")
-                        )
-                        for of in LISTS_OF[self._kind]
-                    },
-                    learnt_at=learnt.learnt_at,
-                    era=hello.version,
-                    server_title=hello.name,
-                    server_version=hello.server_version,
-                    instructions=hello.instructions,
-                    capabilities=hello.capabilities.raw,
-                    pins=dict(learnt.pins),
-                )
-            )
-        )
+    def _save(self, learnt: Learnt, known: Learnt | None = None) -> Learnt:
+        """Have it kept, unless what is `known` is kept and the same."""
+        if known is None or not known.is_kept or _content(known) != _content(learnt):
+            name = self._first_name(learnt.spec_key)
+            if name is None or learnt.hello is None:
+                return learnt  # it was removed while its lists were read, or is not let in yet
+            self._store.tell(SaveLists(record_of(self._kind, learnt, learnt.hello, name)))
+        return replace(learnt, is_kept=True)
+
+
+def _content(learnt: Learnt) -> tuple[object, ...]:
+    return learnt.listed, learnt.hello, learnt.pins
 
 
 def _is_doubtful(message: Lists) -> bool:
@@ -442,26 +487,5 @@ def _without_oldest_profile(
     return {key: one for key, one in learnt.items() if key != (spec_key, profiles[0])}
 
 
-def _from_store(kind: Kind, record: CatalogRecord, pin_tools: str) -> Learnt | None:
-    listed: list[Listed] = []
-    for of in LISTS_OF[kind]:
-        entries = record.lists.get(of)
-        if entries is None:
-            return None
-        try:
-            listed += parse_page(of, list_result(of, [entry.definition for entry in entries])).entries
-        except RemoteProtocolError:
-            return None
-    learnt = Learnt(
-        record.spec_key,
-        ClientProfile(record.profile),
-        tuple(listed),
-        Source.CACHE,
-        hello=hello_of(record),
-        learnt_at=record.learnt_at,
-    )
-    if kind != "tools":
-        return learnt
-    found = compare_with_pins(learnt.listed, record.pins, learnt.listed, keep=pin_tools != "off")
-    withheld = found.changed if pin_tools == "block" else frozenset[str]()
-    return replace(learnt, pins=found.pins, changed=found.changed, withheld=withheld)
+def _only(said: Mapping[SpecKey, _T], present: frozenset[SpecKey]) -> Mapping[SpecKey, _T]:
+    return MappingProxyType({key: one for key, one in said.items() if key in present})

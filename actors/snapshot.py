@@ -10,6 +10,7 @@ are in the snapshot, and a view shows that of the first server by name among tho
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -35,6 +36,9 @@ LISTS_OF: Final[Mapping[Kind, tuple[ListName, ...]]] = MappingProxyType(
 # Who asks what has changed since an older version is given everything.
 KEPT_CHANGES = 64
 
+# Entries that come and go one by one; more of them are sooner merged with all the others.
+FEW_CHANGES = 256
+
 
 class Source(StrEnum):
     """Where an entry was learnt."""
@@ -58,6 +62,7 @@ class Learnt:
     pins: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}), repr=False)
     changed: frozenset[str] = frozenset()
     withheld: frozenset[str] = frozenset()  # of the changed: not shown until somebody approves
+    is_kept: bool = False  # the store has it
 
 
 # What is known, by server and client profile.
@@ -112,7 +117,8 @@ class Change:
     version: int
     added: frozenset[tuple[ServerName, str]]
     changed: frozenset[tuple[ServerName, str]]
-    removed: Mapping[tuple[ServerName, str], str]  # and the names they had
+    # And the names they had. What got another name is here and among the added.
+    removed: Mapping[tuple[ServerName, str], str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +171,15 @@ class Snapshot:
     blocks: Mapping[ServerName, Block] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
+
+    def shows_what(self, other: Snapshot) -> bool:
+        """Whether nobody can tell the two apart: not only equal, but made of the same parts."""
+        return (
+            self.entries is other.entries
+            and self.by_server is other.by_server
+            and self.variants.keys() == other.variants.keys()
+            and all(one.shows_what(other.variants[profile]) for profile, one in self.variants.items())
+        )
 
     def for_profile(self, profile: ClientProfile) -> Snapshot:
         """What clients of this profile see: their own variant, else what those without capabilities see."""
@@ -229,22 +244,30 @@ def difference_since(snapshot: Snapshot, version: int) -> Difference | None:
     steps = [change for change in snapshot.changes if change.version > version]
     if version > snapshot.version or not steps or steps[0].version != version + 1:
         return None
-    added: set[tuple[ServerName, str]] = set()
-    changed: set[tuple[ServerName, str]] = set()
-    removed: dict[tuple[ServerName, str], str] = {}
+    # The names that a reader of that version knows what was touched by: None where it was not there.
+    known: dict[tuple[ServerName, str], str | None] = {}
+    kept: set[tuple[ServerName, str]] = set()  # touched, and under the same name all the time
     for step in steps:
-        removed.update((key, name) for key, name in step.removed.items() if key not in added)
-        added -= step.removed.keys()
-        changed -= step.removed.keys()
+        for key, name in step.removed.items():
+            if key not in known:
+                known[key] = name
+                kept.discard(key)
         for key in step.added:
-            # Gone and here again: whoever missed both sees a change.
-            (changed if removed.pop(key, None) is not None else added).add(key)
-        changed |= step.changed - added
+            known.setdefault(key, None)
+        kept |= step.changed - known.keys()
     now = {(entry.server, raw_key(entry)): entry for entry in snapshot.entries}
+    added: list[Entry] = []
+    changed = [now[key] for key in kept]
+    removed: list[tuple[ServerName, str]] = []
+    for key, former in known.items():
+        entry = now.get(key)
+        if former is not None and (entry is None or entry.name != former):
+            removed.append((key[0], former))
+        if entry is not None:
+            # Gone and here again: whoever missed both sees a change.
+            (changed if entry.name == former else added).append(entry)
     return Difference(
-        tuple(now[key] for key in sorted(added)),
-        tuple(now[key] for key in sorted(changed)),
-        tuple(sorted((server, name) for (server, _), name in removed.items())),
+        tuple(sorted(added, key=_BY_SERVER)), tuple(sorted(changed, key=_BY_SERVER)), tuple(sorted(removed))
     )
 
 
@@ -258,20 +281,24 @@ def _merge_for(
     """What clients of one profile see, at the version of `previous`."""
     kind = previous.kind
     offers: list[tuple[ServerView, Learnt]] = []
-    is_complete = True
+    complete = True
     for view in views:
         known = learnt.get((view.spec_key, profile)) or learnt.get((view.spec_key, EMPTY_PROFILE))
-        is_complete = is_complete and known is not None
+        complete = complete and known is not None
         known = known or _known_formerly(view, learnt)
         if known is not None:
             offers.append((view, known))
     blocks = {view.name: _block(kind, view, known, naming, previous) for view, known in offers}
+    few = _merge_few(blocks, views, previous)
+    if few is not None:
+        return replace(few, complete=complete, changes=previous.changes)
     entries = _in_order(kind, (entry for block in blocks.values() for entry in block.entries))
     by_name = {entry.name: entry for entry in reversed(entries) if not entry.is_template}
     by_server = {view.name: _NONE for view in views}
     conflicts: tuple[NameConflict, ...] = ()
     if kind == "resources":
-        conflicts = _shared_uris(entries)
+        if len({(entry.name, entry.is_template) for entry in entries}) < len(entries):
+            conflicts = _shared_uris(entries)
         by_server.update((name, block.by_raw_name) for name, block in blocks.items())
     elif len(by_name) == len(entries):
         # Nobody wanted another's name, so each has the one it wanted.
@@ -292,7 +319,7 @@ def _merge_for(
         by_name=MappingProxyType(by_name),
         by_server=MappingProxyType(by_server),
         conflicts=conflicts,
-        complete=is_complete,
+        complete=complete,
         changes=previous.changes,
         blocks=MappingProxyType(blocks),
     )
@@ -303,6 +330,50 @@ def _known_formerly(view: ServerView, learnt: AllLearnt) -> Learnt | None:
     former = (learnt.get((key, EMPTY_PROFILE)) for key in view.former)
     known = next((one for one in former if one is not None), None)
     return None if known is None else replace(known, stale=True)
+
+
+def _merge_few(
+    blocks: dict[ServerName, Block], views: list[ServerView], previous: Snapshot
+) -> Snapshot | None:
+    """The snapshot before with what a few servers changed; None where it takes more than that to be right.
+
+    The longest a change of one server may stop everything else is what this saves.
+    """
+    former = previous.blocks
+    if not former or previous.conflicts or former.keys() != blocks.keys():
+        return None
+    if len(views) != len(previous.by_server) or any(view.name not in previous.by_server for view in views):
+        return None
+    changed = [(former[name], block) for name, block in blocks.items() if block is not former[name]]
+    touched = [(old, new) for old, new in changed if old.entries is not new.entries]
+    if sum(len(old.entries) + len(new.entries) for old, new in touched) > FEW_CHANGES:
+        return None
+    if not touched:
+        return replace(previous, blocks=MappingProxyType(blocks))
+    entries = list(previous.entries)
+    by_name = dict(previous.by_name)
+    for old, _ in touched:
+        for entry in old.entries:
+            del entries[bisect_left(entries, _TEMPLATES_LAST(entry), key=_TEMPLATES_LAST)]
+            if not entry.is_template:
+                del by_name[entry.name]
+    for _, new in touched:
+        for entry in new.entries:
+            at = bisect_left(entries, _TEMPLATES_LAST(entry), key=_TEMPLATES_LAST)
+            if at < len(entries) and _TEMPLATES_LAST(entries[at]) == _TEMPLATES_LAST(entry):
+                return None  # two want one name
+            entries.insert(at, entry)
+            if not entry.is_template:
+                by_name[entry.name] = entry
+    by_server = {**previous.by_server, **{new.view.name: new.by_raw_name for _, new in touched}}
+    return replace(
+        previous,
+        etag=fingerprint(entries),
+        entries=tuple(entries),
+        by_name=MappingProxyType(by_name),
+        by_server=MappingProxyType(by_server),
+        blocks=MappingProxyType(blocks),
+    )
 
 
 def _change(version: int, before: Snapshot, after: Snapshot) -> Change:
@@ -316,7 +387,12 @@ def _change(version: int, before: Snapshot, after: Snapshot) -> Change:
             continue
         added.update((server, key) for key in new.keys() - old.keys())
         removed.update(((server, key), old[key].name) for key in old.keys() - new.keys())
-        changed.update((server, key) for key in old.keys() & new.keys() if old[key].digest != new[key].digest)
+        for key in old.keys() & new.keys():
+            if old[key].name != new[key].name:
+                removed[server, key] = old[key].name
+                added.add((server, key))
+            elif old[key].digest != new[key].digest:
+                changed.add((server, key))
     return Change(version, frozenset(added), frozenset(changed), MappingProxyType(removed))
 
 
@@ -335,6 +411,8 @@ def _block(kind: Kind, view: ServerView, known: Learnt, naming: Naming, previous
         _entry(kind, _wanted_name(kind, view, one, naming), view, known, one, former=before.get(raw_key(one)))
         for one in _offered(kind, view, known)
     )
+    if former is not None and former.entries == entries:
+        return replace(former, view=view, known=known, naming=naming)
     return Block(view, known, naming, entries, MappingProxyType({raw_key(entry): entry for entry in entries}))
 
 
@@ -406,12 +484,16 @@ def _merge_apart(
 
 
 _BY_NAME = attrgetter("name")
+_BY_SERVER = attrgetter("server", "is_template", "raw_name")
 _TEMPLATES_LAST = attrgetter("is_template", "name")
 
 
 def _in_order(kind: Kind, entries: Iterable[Entry]) -> tuple[Entry, ...]:
     """By name; they come in the order of their servers, which equal names keep."""
-    return tuple(sorted(entries, key=_TEMPLATES_LAST if kind == "resources" else _BY_NAME))
+    in_order = sorted(entries, key=_BY_NAME)
+    if kind != "resources":
+        return tuple(in_order)
+    return (*(one for one in in_order if not one.is_template), *(one for one in in_order if one.is_template))
 
 
 def _entry(

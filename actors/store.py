@@ -8,10 +8,12 @@ from typing import TypeAlias
 
 from loguru import logger
 
+from mcpv_node.settings import SpecKey
 from mcpv_node.store import (
     CatalogRecord,
     KindVersion,
     StoreProblem,
+    forget_catalog,
     load_catalogs,
     load_versions,
     save_catalog,
@@ -42,6 +44,13 @@ class SaveLists:
 
 
 @dataclass(frozen=True, slots=True)
+class ForgetLists:
+    """Remove what was kept of a spec key that no server has had for long."""
+
+    spec_key: SpecKey
+
+
+@dataclass(frozen=True, slots=True)
 class SaveVersion:
     """Keep the version of a kind; it never goes back."""
 
@@ -49,7 +58,7 @@ class SaveVersion:
     version: KindVersion
 
 
-StoreMessage: TypeAlias = LoadCatalog | SaveLists | SaveVersion
+StoreMessage: TypeAlias = LoadCatalog | SaveLists | ForgetLists | SaveVersion
 
 
 class Store(ThreadActor[None]):
@@ -76,6 +85,13 @@ class Store(ThreadActor[None]):
             _report(save_catalog(self._state_dir, message.record))
         except OSError as error:
             logger.error("the lists of {} could not be kept: {}", message.record.server_name, error)
+
+    @handles(ForgetLists)
+    def _on_forget_lists(self, message: ForgetLists) -> None:
+        try:
+            forget_catalog(self._state_dir, message.spec_key)
+        except OSError as error:
+            logger.error("the lists of {} could not be removed: {}", message.spec_key, error)
 
     @handles(SaveVersion)
     def _on_save_version(self, message: SaveVersion) -> None:

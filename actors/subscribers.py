@@ -2,13 +2,13 @@
 
 Consumers are data: a session, a stream, a host's actor, each with the view it looks at. A consumer is told only
 when that view's ETag is another than the one it was told last; versions in between are skipped, latest wins.
+
+Who listens stands in a `Roster` that outlives every crash, also a second one: nobody else could say who is there.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from types import MappingProxyType
+from dataclasses import dataclass, field, replace
 
 from loguru import logger
 
@@ -26,34 +26,40 @@ class Consumer:
     etags: tuple[str, ...]
 
 
-class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
-    """See the module. The consumers are the estate: a restart loses none."""
+@dataclass(frozen=True, slots=True)
+class Roster:
+    """Who listens. Made once for a node; read and written by Subscribers alone."""
 
-    def __init__(self, node: NodeContext) -> None:
+    consumers: dict[ConsumerId, Consumer] = field(default_factory=dict[ConsumerId, Consumer])
+
+
+class Subscribers(LoopActor[None]):
+    """See the module."""
+
+    def __init__(self, node: NodeContext, roster: Roster) -> None:
         super().__init__()
         self._node = node
+        self._consumers = roster.consumers
 
-    def on_start(self, estate: Mapping[ConsumerId, Consumer] | None = None) -> None:
-        self._keep(dict(estate or {}))
-        if estate:
+    def on_start(self, estate: None = None) -> None:
+        self._count()
+        if self._consumers:
             # The change that was in hand when the last incarnation ended, if there was one.
             for kind in KINDS:
                 snapshot = self._node.world.world.snapshot(kind)
                 self.note(SnapshotChanged(kind, snapshot.version, snapshot.etag))
 
-    @property
-    def _consumers(self) -> Mapping[ConsumerId, Consumer]:
-        return self.estate or {}
-
     @handles(Join)
     def _on_join(self, message: Join) -> None:
         world = self._node.world.world
         etags = tuple(world.view(kind, message.selector, message.profile).etag for kind in KINDS)
-        self._keep({**self._consumers, message.consumer: Consumer(message, etags)})
+        self._consumers[message.consumer] = Consumer(message, etags)
+        self._count()
 
     @handles(Leave)
     def _on_leave(self, message: Leave) -> None:
-        self._keep({key: one for key, one in self._consumers.items() if key != message.consumer})
+        self._consumers.pop(message.consumer, None)
+        self._count()
 
     @handles(SnapshotChanged)
     def _on_snapshot_changed(self, message: SnapshotChanged) -> None:
@@ -61,16 +67,13 @@ class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
         world = self._node.world.world
         kind, at = message.kind, KINDS.index(message.kind)
         version = world.snapshot(kind).version
-        told: dict[ConsumerId, Consumer] = {}
-        for key, consumer in self._consumers.items():
+        for key, consumer in list(self._consumers.items()):
             join = consumer.join
             etag = world.view(kind, join.selector, join.profile).etag
             if etag != consumer.etags[at]:
                 etags = (*consumer.etags[:at], etag, *consumer.etags[at + 1 :])
-                told[key] = replace(consumer, etags=etags)
+                self._consumers[key] = replace(consumer, etags=etags)
                 self._tell(join, SnapshotChanged(kind, version, etag))
-        if told:
-            self._keep({**self._consumers, **told})
 
     def _tell(self, join: Join, news: SnapshotChanged) -> None:
         try:
@@ -78,7 +81,6 @@ class Subscribers(LoopActor[Mapping[ConsumerId, Consumer]]):
         except Exception as error:  # noqa: BLE001  (a foreign callback: its failure is its own)
             logger.opt(exception=error).warning("a subscriber could not be told of a change")
 
-    def _keep(self, consumers: dict[ConsumerId, Consumer]) -> None:
-        self.estate = MappingProxyType(consumers)
+    def _count(self) -> None:
         for kind in KINDS:
-            self._node.metrics.subscribers(kind).set(len(consumers))
+            self._node.metrics.subscribers(kind).set(len(self._consumers))

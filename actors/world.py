@@ -264,6 +264,7 @@ class WorldCell:
     def publish(self, snapshot: Snapshot, hellos: Mapping[SpecKey, ServerHello] | None = None) -> None:
         """Replace one kind's snapshot, and with it what the servers say of themselves."""
         world = self.world
+        is_the_same = snapshot.shows_what(world.snapshot(snapshot.kind))
         match snapshot.kind:
             case "tools":
                 world = replace(world, tools=snapshot)
@@ -275,8 +276,10 @@ class WorldCell:
             world,
             revision=world.revision + 1,
             hellos=world.hellos if hellos is None else hellos,
-            # What others see of the other kinds is as it was.
-            _views={key: view for key, view in world._views.items() if key[0] != snapshot.kind},
+            # What others see of the other kinds is as it was, and mostly nothing of this one has changed, either.
+            _views={
+                key: view for key, view in world._views.items() if is_the_same or key[0] != snapshot.kind
+            },
         )
 
     def publish_servers(

@@ -5,9 +5,7 @@
 Measured, with DESIGN section 9's bounds: an ask and a tell, on the loop and on a thread; acquire and release through
 the real ServerType actor against a pair of asyncio.Lock and dict (<= 3x), and over 100 server types concurrently
 against one (<= 1.3x); an actor's crash until its monitor was told and the restarted child answers, in asks of the
-same run (p50 <= 12, p99 <= 60); a change told to 1,000 subscribers (<= 20 ms); the catalog of 1,000 servers x 10
-tools rebuilt after one change (<= 30 ms, no stall of the loop over 5 ms); the memory of a dormant server (<= 50 KB)
-and of an idle session (<= 20 KB), from nodes in processes of their own.
+same run (p50 <= 12, p99 <= 60); the memory of an idle session (<= 20 KB), from a node in a process of its own.
 """
 
 from __future__ import annotations
@@ -15,25 +13,17 @@ from __future__ import annotations
 import asyncio
 import sys
 import tempfile
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import replace
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 from time import perf_counter
-from types import MappingProxyType
 from typing import Any
 
-from ground import BOUND, CALLER, TYPES, LockedPool, make_context, start_type, timed, use_once
+from ground import BOUND, TYPES, LockedPool, make_context, start_type, timed, use_once
 from loguru import logger
-from support import Node, Options, Report, echo_entry, ms, percentile, rss_kb, run_benchmark, us
+from support import Node, Options, Report, echo_entry, percentile, rss_kb, run_benchmark, us
 
-from mcpv_node.actors import Server, Subscribers, World, WorldCell
-from mcpv_node.actors.callers import EMPTY_PROFILE
-from mcpv_node.actors.index_messages import (
-    ConsumerId,
-    Join,
-    SnapshotChanged,
-)
+from mcpv_node.actors import World
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Down,
@@ -44,19 +34,8 @@ from mcpv_node.actors.kernel import (
     answers,
     handles,
 )
-from mcpv_node.actors.server_type import ServerTypeMessage
-from mcpv_node.actors.snapshot import Learnt, Naming, ServerView, Source, empty_snapshot, merge
-from mcpv_node.actors.world import EVERYTHING
-from mcpv_node.protocol import parse_page
-from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, group_servers
 from mcpv_node.supervisors import ChildSpec, RestartWindow, Supervisor, SupervisorSpec
 
-from echo_server import make_tools  # isort: skip
-
-SUBSCRIBERS = 1000
-SERVERS = 1000
-TOOLS = 10
-DORMANT = 300
 SESSIONS = 1000
 
 
@@ -69,8 +48,6 @@ async def measure(options: Options) -> Report:
     await measure_messages(options, report)
     await measure_leases(options, report)
     await measure_crashes(options, report)
-    await measure_broadcast(options, report)
-    await measure_rebuild(options, report)
     await measure_memory(options, report)
     return report
 
@@ -263,114 +240,11 @@ async def measure_crashes(options: Options, report: Report) -> None:
     )
 
 
-# --- the catalog --------------------------------------------------------------------------------
-
-
-def learnt_of(view: ServerView, result: bytes) -> Learnt:
-    return Learnt(view.spec_key, CALLER.profile, parse_page("tools", result).entries, Source.LIVE)
-
-
-def big_world(system: ActorSystem) -> tuple[World, dict[Any, Learnt]]:
-    """1,000 servers with 10 tools each."""
-    specs = tuple(
-        ServerSpec(name=ServerName(f"server{number}"), command="none", args=(str(number),))
-        for number in range(SERVERS)
-    )
-    result = make_tools(TOOLS)
-    servers: dict[ServerName, Server] = {}
-    learnt: dict[Any, Learnt] = {}
-    for group in group_servers(NodeSettings(servers=specs)):
-        spec = group.specs[0]
-        view = ServerView(ServerName(spec.name), group.spec_key)
-        servers[view.name] = Server(spec, view, Handle[ServerTypeMessage].create(system, spec.name))
-        learnt[view.spec_key] = learnt_of(view, result)
-    return World(servers=MappingProxyType(servers)), learnt
-
-
-def merged(world: World, learnt: Mapping[Any, Learnt], **more: Any) -> Any:
-    views = [server.view for server in world.servers.values()]
-    by_profile = {(key, EMPTY_PROFILE): known for key, known in learnt.items()}
-    return merge(views, by_profile, naming=Naming(), **more)
-
-
-async def measure_broadcast(options: Options, report: Report) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        system = ActorSystem(asyncio.get_running_loop())
-        world, learnt = big_world(system)
-        node = make_context(system, world, folder=Path(folder))
-        subscribers = Handle[Any].create(system, "subscribers")
-        subscribers.cell.start(Subscribers(node))
-        told = 0
-        all_told = asyncio.Event()
-
-        def notify(_: SnapshotChanged) -> None:
-            nonlocal told
-            told += 1
-            if told == SUBSCRIBERS:
-                all_told.set()
-
-        for number in range(SUBSCRIBERS):
-            subscribers.tell(Join(ConsumerId(number), EVERYTHING, notify))
-        few = dict(list(learnt.items())[:10])
-        snapshots = [merged(world, some, previous=empty_snapshot("tools")) for some in ({}, few)]
-        times: list[float] = []
-        for number in range(options.samples):
-            node.world.publish(snapshots[number % 2])
-            node.world.world.view("tools", EVERYTHING)
-            if number == 0:
-                subscribers.tell(SnapshotChanged("tools", 1, ""))
-                await asyncio.sleep(0.1)
-                continue
-            told = 0
-            all_told.clear()
-            began = perf_counter()
-            subscribers.tell(SnapshotChanged("tools", number, ""))
-            async with asyncio.timeout(BOUND):
-                await all_told.wait()
-            times.append(perf_counter() - began)
-        system.close()
-    took = median(times)
-    report.add(f"a change told to {SUBSCRIBERS:,} subscribers", ms(took), "<= 20 ms", within=took <= 20e-3)
-
-
-async def measure_rebuild(options: Options, report: Report) -> None:
-    system = ActorSystem(asyncio.get_running_loop())
-    world, learnt = big_world(system)
-    system.close()
-    cell = WorldCell(world)
-    snapshot = merged(world, learnt, previous=empty_snapshot("tools"))
-    key = next(iter(learnt))
-    merges: list[float] = []
-    views: list[float] = []
-    for number in range(options.samples):
-        tools = learnt[key].tools[: 1 + number % 2]
-        learnt[key] = replace(learnt[key], tools=tools)
-        began = perf_counter()
-        snapshot = merged(world, learnt, previous=snapshot)
-        cell.publish(snapshot)
-        published = perf_counter()
-        cell.world.view("tools", EVERYTHING)
-        merges.append(published - began)
-        views.append(perf_counter() - published)
-    took = median(merges)
-    what = f"{SERVERS:,} servers x {TOOLS} tools, one changed"
-    report.add(f"{what}: rebuilt", ms(took), "<= 30 ms", within=took <= 30e-3)
-    # It is done in one piece, so it stalls the loop for as long as it takes.
-    stall = max(took, median(views))
-    report.add(f"{what}: longest stall", ms(stall), "<= 5 ms", within=stall <= 5e-3)
-    report.add(f"{what}: the view of everything", ms(median(views)))
-
-
 # --- memory -------------------------------------------------------------------------------------
 
 
 async def measure_memory(options: Options, report: Report) -> None:
-    dormant = DORMANT if options.samples > 2 else 20
     sessions = SESSIONS if options.samples > 2 else 20
-    few = await _node_memory(10)
-    many = await _node_memory(10 + dormant)
-    each = (many - few) / dormant
-    report.add(f"a dormant server, of {dormant}", f"{each:.1f} KB", "<= 50 KB", within=each <= 50)
     async with Node([echo_entry("echo")], bootstrapMode="disabled") as node:
         await node.servers()
         for _ in range(20):
@@ -380,13 +254,6 @@ async def measure_memory(options: Options, report: Report) -> None:
             (await node.open_session())[0].close()
         own = (rss_kb(node.pid) - before) / sessions
     report.add(f"an idle session, of {sessions:,}", f"{own:.1f} KB", "<= 20 KB", within=own <= 20)
-
-
-async def _node_memory(servers: int) -> int:
-    entries = [echo_entry(f"d{number}", env={"N": str(number)}) for number in range(servers)]
-    async with Node(entries, bootstrapMode="disabled") as node:
-        await node.rest("/api/v1/node")
-        return rss_kb(node.pid)
 
 
 if __name__ == "__main__":

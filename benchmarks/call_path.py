@@ -5,9 +5,8 @@
 Measured, with DESIGN section 9's bounds: `tools/call` at 1, 16 and 64 in flight through the HTTP door (one legacy
 session for each in flight) and through the line door, against floor.py and against the bare pipes (calls/s at 16 in
 flight >= 0.5x the floor; added p50 <= 1.5x the floor's and <= 0.35 ms at one session); processor time a call;
-`tools/list` of 10, 100 and 1,000 tools against the floor serving the same bytes (>= 0.7x at 1,000); the memory of a
-node after `/readyz` with nothing running (<= 60 MB, its guard <= 12 MB); a cold call over spawn and handshake
-(<= 10 ms more); the first restart of an always-on server over spawn and handshake (<= 50 ms more).
+the memory of a node after `/readyz` with nothing running (<= 60 MB, its guard <= 12 MB); a cold call over spawn and
+handshake (<= 10 ms more); the first restart of an always-on server over spawn and handshake (<= 50 ms more).
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ from __future__ import annotations
 import os
 import signal
 import sys
-import tempfile
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 
@@ -35,13 +32,10 @@ from support import (
     http_request,
     ms,
     open_http,
-    rpc,
     rss_kb,
     run_benchmark,
     us,
 )
-
-LISTS = (10, 100, 1000)
 
 # As wide as the load: what is measured is the path, not the queue.
 POOL = {"maxConcurrent": max(LOADS), "maxInstances": 1, "idleSeconds": 600}
@@ -50,7 +44,6 @@ POOL = {"maxConcurrent": max(LOADS), "maxInstances": 1, "idleSeconds": 600}
 TRIES = 1000
 
 MB = 1e6
-LIST = rpc("tools/list")
 
 
 async def measure(options: Options) -> Report:
@@ -59,7 +52,6 @@ async def measure(options: Options) -> Report:
         f"{options.rounds} slices of {options.seconds:g} s each, interleaved; single events {options.samples} times; medians",
     )
     await measure_calls(options, report)
-    await measure_lists(options, report)
     await measure_memory(report)
     await measure_cold_calls(options, report)
     await measure_restarts(options, report)
@@ -144,45 +136,6 @@ def _report_calls(report: Report, load: int, tallies: dict[str, Tally]) -> None:
             f"{at}: {name}, processor time a call",
             f"{us(tally.cpu_per_call)}, floor {us(floor.cpu_per_call)}",
         )
-
-
-# --- lists --------------------------------------------------------------------------------------
-
-
-async def measure_lists(options: Options, report: Report) -> None:
-    entries = [echo_entry(f"t{count}", "--tools", str(count), **POOL) for count in LISTS]
-    async with Node(entries) as node:
-        await node.until_learnt(sum(LISTS))
-        for count in LISTS:
-            await _measure_list(options, report, node, count)
-
-
-async def _measure_list(options: Options, report: Report, node: Node, count: int) -> None:
-    lane = await _session(node, LIST, path=f"/mcp/server/t{count}")
-    answer = await lane.ask(lane.request)
-    with tempfile.NamedTemporaryFile() as listing:
-        listing.write(answer[answer.index(b"\r\n\r\n") + 4 :])
-        listing.flush()
-        floor = await start_floor(Path(listing.name))
-        constant, listed = Tally(), Tally()
-        try:
-            floor_lane = await open_http(floor.port)
-            floor_lane.request = http_request(LIST, path="/list")
-            await floor_lane.ask(floor_lane.request)
-            for _ in range(options.rounds):
-                await Slice(options.seconds).run([floor_lane], constant, floor.pid)
-                await Slice(options.seconds).run([lane], listed, node.pid)
-            floor_lane.close()
-        finally:
-            floor.close()
-    lane.close()
-    ratio = listed.rate / constant.rate
-    report.add(
-        f"tools/list, {count:,} tools",
-        f"{listed.rate:,.0f}/s = {ratio:.2f}x constant {constant.rate:,.0f}/s",
-        ">= 0.7x" if count == 1000 else "",
-        within=ratio >= 0.7 if count == 1000 else None,
-    )
 
 
 # --- memory -------------------------------------------------------------------------------------

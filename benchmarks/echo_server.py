@@ -1,8 +1,9 @@
 """An MCP server on stdio that costs as little as one in Python can: it lists tools and echoes what they are given.
 
-    python -I -S echo_server.py [--tools N]
+    python -I -S echo_server.py [--tools N] [--modern]
 
-Standard library only. Every request that is there is answered with one write, so that what is measured is what
+Standard library only. With --modern it says that it knows the modern era, too, and its results are whole in that
+era. Every request that is there is answered with one write, so that what is measured is what
 stands in front of it. It ends when its input does.
 """
 
@@ -14,6 +15,14 @@ import sys
 from typing import Any
 
 READ_SIZE = 64 * 1024
+
+
+DISCOVERY = (
+    b'{"supportedVersions":["2026-07-28"],"capabilities":{"tools":{}},"resultType":"complete",'
+    b'"ttlMs":0,"cacheScope":"private","serverInfo":{"name":"echo","version":"1"},'
+    b'"_meta":{"io.modelcontextprotocol/serverInfo":{"name":"echo","version":"1"}}}'
+)
+WHOLE = b',"resultType":"complete","ttlMs":0,"cacheScope":"private"'
 
 
 def make_tools(count: int) -> bytes:
@@ -32,7 +41,7 @@ def make_tools(count: int) -> bytes:
     return json.dumps({"tools": tools}, separators=(",", ":")).encode()
 
 
-def answer(request: dict[str, Any], tools: bytes) -> bytes:
+def answer(request: dict[str, Any], tools: bytes, *, is_modern: bool) -> bytes:
     """The line that answers one message; nothing for a notification."""
     if "id" not in request:
         return b""
@@ -48,18 +57,23 @@ def answer(request: dict[str, Any], tools: bytes) -> bytes:
             )
         case "tools/list":
             result = tools
+        case "server/discover" if is_modern:
+            result = DISCOVERY
         case _:
             result = b"{}"
+    if is_modern and request["method"].startswith("tools/"):
+        result = result[:-1] + WHOLE + b"}"
     return b'{"jsonrpc":"2.0","id":%b,"result":%b}\n' % (json.dumps(request["id"]).encode(), result)
 
 
 def main(arguments: list[str]) -> int:
     """Serve until the input ends."""
+    is_modern = arguments[-1:] == ["--modern"]
     tools = make_tools(int(arguments[1]) if arguments[:1] == ["--tools"] else 1)
     rest = b""
     while data := os.read(0, READ_SIZE):
         *lines, rest = (rest + data).split(b"\n")
-        out = b"".join(answer(json.loads(line), tools) for line in lines if line)
+        out = b"".join(answer(json.loads(line), tools, is_modern=is_modern) for line in lines if line)
         while out:
             out = out[os.write(1, out) :]
     return 0

@@ -28,7 +28,7 @@ from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Release
 from mcpv_node.actors.server_type import ServerTypeMessage
 from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import KINDS
-from mcpv_node.actors.watches import WatchesMessage
+from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.protocol import parse_initialize_result
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, group_servers
 from mcpv_node.telemetry import SystemClock

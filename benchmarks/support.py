@@ -53,6 +53,13 @@ START_BOUND = 60.0
 STOP_BOUND = 30.0
 
 VERSION = "2025-11-25"
+MODERN_VERSION = "2026-07-28"
+
+# Some servers close a connection on which nothing came for five seconds; a request that crosses that is lost.
+FRESH = 3.0
+
+# An answer's result begins this near to its head, also where it is the data of an event.
+RESULT_WITHIN = 400
 
 
 # --- what is measured ---------------------------------------------------------------------------
@@ -112,12 +119,30 @@ def cpu_seconds(pid: int) -> float:
     return total / 1e9
 
 
+def reaped_seconds(pid: int) -> float:
+    """The processor time of those children that have ended, and of theirs."""
+    words = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(words[13]) + int(words[14])) / os.sysconf("SC_CLK_TCK")
+
+
 def rss_kb(pid: int) -> int:
     """What a process holds in memory now."""
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
         if line.startswith("VmRSS:"):
             return int(line.split()[1])
     raise ProcessLookupError(pid)
+
+
+def descendants(pid: int) -> list[int]:
+    """The living processes below this one, parents first."""
+    found: list[int] = []
+    waiting = [pid]
+    while waiting:
+        with suppress(OSError):
+            children = list(children_of(waiting.pop()))
+            found += children
+            waiting += children
+    return found
 
 
 def children_of(pid: int) -> dict[int, list[str]]:
@@ -187,14 +212,29 @@ class Lane(Protocol):
     def begin(self, work: Slice) -> None: ...
 
 
+def is_whole(data: bytes, head: int) -> bool:
+    """Whether an answer whose head ends here has come to its end: after so many bytes, or with the last chunk."""
+    at = data.find(b"content-length: ", 0, head)
+    if at < 0:
+        # Others spell the names of headers their own way.
+        lower = data[:head].lower()
+        if b"transfer-encoding: chunked" in lower:
+            return data.endswith(b"0\r\n\r\n")
+        at = lower.find(b"content-length: ")
+    length = int(data[at + 16 : data.index(b"\r\n", at)]) if at >= 0 else 0
+    return len(data) >= head + 4 + length
+
+
 class HttpLane(asyncio.Protocol):
     """One keep-alive connection that sends the same request over and over."""
 
-    def __init__(self, request: bytes = b"") -> None:
+    def __init__(self, port: int, request: bytes = b"") -> None:
         self.request = request
+        self._port = port
         self._transport: asyncio.Transport | None = None
         self._work: Slice | None = None
         self._sent_at = 0.0
+        self._is_waiting = False
         self._buffer = b""
         self._answer: asyncio.Future[bytes] | None = None
 
@@ -204,6 +244,10 @@ class HttpLane(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(ConnectionError("the connection was closed"))
+        if self._is_waiting and self._work is not None:
+            self._is_waiting = False
+            self._work.answered(0.0, ok=False)
+            self._work.settle()
 
     def begin(self, work: Slice) -> None:
         self._work = work
@@ -221,16 +265,20 @@ class HttpLane(asyncio.Protocol):
         if self._transport is not None:
             self._transport.abort()
 
+    async def open(self) -> None:
+        """Connect, or again where the server has closed a connection that waited, or is about to."""
+        transport = self._transport
+        if transport is not None and 0.0 < self._sent_at < perf_counter() - FRESH:
+            transport.abort()
+        if transport is None or transport.is_closing():
+            self._buffer = b""
+            await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", self._port)
+
     def data_received(self, data: bytes) -> None:
         if self._buffer:
             data = self._buffer + data
         head = data.find(b"\r\n\r\n")
-        at = data.find(b"content-length: ", 0, head if head >= 0 else 0)
-        if head < 0:
-            self._buffer = data
-            return
-        length = int(data[at + 16 : data.index(b"\r\n", at)]) if at >= 0 else 0
-        if len(data) < head + 4 + length:
+        if head < 0 or not is_whole(data, head):
             self._buffer = data
             return
         self._buffer = b""
@@ -240,7 +288,8 @@ class HttpLane(asyncio.Protocol):
             return
         work = self._work
         assert work is not None
-        ok = data.startswith(b"HTTP/1.1 200") and b'"result"' in data[head : head + 120]
+        self._is_waiting = False
+        ok = data.startswith(b"HTTP/1.1 200") and b'"result"' in data[head : head + RESULT_WITHIN]
         work.answered(perf_counter() - self._sent_at, ok=ok)
         self._next()
 
@@ -248,7 +297,8 @@ class HttpLane(asyncio.Protocol):
         work = self._work
         assert work is not None
         assert self._transport is not None
-        if work.may_send():
+        if not self._transport.is_closing() and work.may_send():
+            self._is_waiting = True
             self._sent_at = perf_counter()
             self._transport.write(self.request)
         else:
@@ -322,22 +372,76 @@ INITIALIZE = rpc(
 INITIALIZED = rpc("notifications/initialized", id=None)
 
 
-def http_request(body: bytes, *, path: str = "/mcp", token: str = "-", session: str | None = None) -> bytes:
+def http_request(
+    body: bytes,
+    *,
+    path: str = "/mcp",
+    token: str = "-",
+    host: str = "127.0.0.1",
+    session: str | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
     """A POST as clients of MCP write it."""
-    own = "" if session is None else f"Mcp-Session-Id: {session}\r\nMCP-Protocol-Version: {VERSION}\r\n"
+    more = dict(headers or {})
+    if session is not None:
+        more = {"Mcp-Session-Id": session, "MCP-Protocol-Version": VERSION, **more}
+    own = "".join(f"{name}: {value}\r\n" for name, value in more.items())
     head = (
-        f"POST {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer {token}\r\n"
+        f"POST {path} HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {token}\r\n"
         "Content-Type: application/json\r\nAccept: application/json, text/event-stream\r\n"
         f"{own}Content-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
+def modern_body(method: str, params: Mapping[str, object] | None = None) -> bytes:
+    """A request of the modern era, which says with each request who asks."""
+    meta = {
+        "io.modelcontextprotocol/protocolVersion": MODERN_VERSION,
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "benchmark", "version": "1"},
+    }
+    return rpc(method, {**(params or {}), "_meta": meta})
+
+
+def modern_headers(method: str, name: str | None = None) -> dict[str, str]:
+    """What a modern request repeats of its body for whoever looks at heads only."""
+    named = {} if name is None else {"Mcp-Name": name}
+    return {"MCP-Protocol-Version": MODERN_VERSION, "Mcp-Method": method, **named}
+
+
 async def open_http(port: int) -> HttpLane:
     """A new connection to a port of this machine."""
-    loop = asyncio.get_running_loop()
-    _, lane = await loop.create_connection(HttpLane, "127.0.0.1", port)
+    lane = HttpLane(port)
+    await lane.open()
     return lane
+
+
+async def open_session(
+    port: int, *, path: str = "/mcp", token: str = "-"
+) -> tuple[HttpLane, Callable[[bytes], bytes]]:
+    """A connection with a legacy session on it, and what makes a request of a body; some servers have no sessions."""
+    lane = await open_http(port)
+    host = f"127.0.0.1:{port}"
+    answer = await lane.ask(http_request(INITIALIZE, path=path, token=token, host=host))
+    if b'"protocolVersion"' not in answer:
+        raise RuntimeError(f"no session: {answer[:1000]!r}")
+    session = header_of(answer, "mcp-session-id")
+
+    def make(body: bytes) -> bytes:
+        return http_request(body, path=path, token=token, host=host, session=session)
+
+    await lane.ask(make(INITIALIZED))
+    return lane, make
+
+
+def header_of(answer: bytes, name: str) -> str | None:
+    """A header of a whole answer, by its lower-case name."""
+    for line in answer[: answer.index(b"\r\n\r\n")].decode("latin-1").split("\r\n")[1:]:
+        found, _, value = line.partition(":")
+        if found.lower() == name:
+            return value.strip()
+    return None
 
 
 # --- what is under load -------------------------------------------------------------------------
@@ -346,8 +450,8 @@ async def open_http(port: int) -> HttpLane:
 class EchoChild:
     """The echo server as a child of ours, spoken to without anything between."""
 
-    def __init__(self, *arguments: str) -> None:
-        self.lane = LineLane(lambda number: call_of("echo", id=number) + b"\n")
+    def __init__(self, *arguments: str, make: Callable[[int], bytes] | None = None) -> None:
+        self.lane = LineLane(make or (lambda number: call_of("echo", id=number) + b"\n"))
         self._process = subprocess.Popen([*ECHO, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
@@ -505,20 +609,7 @@ class Node:
 
     async def open_session(self, *, path: str = "/mcp") -> tuple[HttpLane, Callable[[bytes], bytes]]:
         """A connection with a session on it, and what makes a request of a body."""
-        lane = await open_http(self.port)
-        answer = await lane.ask(http_request(INITIALIZE, path=path, token=self.token))
-        head = answer[: answer.index(b"\r\n\r\n")].decode("latin-1").lower()
-        name = "mcp-session-id: "
-        if name not in head:
-            raise RuntimeError(f"no session: {answer!r}")
-        at = head.index(name) + len(name)
-        session = answer.decode("latin-1")[at : head.find("\r\n", at) if "\r\n" in head[at:] else len(head)]
-
-        def make(body: bytes) -> bytes:
-            return http_request(body, path=path, token=self.token, session=session)
-
-        await lane.ask(make(INITIALIZED))
-        return lane, make
+        return await open_session(self.port, path=path, token=self.token)
 
     async def open_line(self, tool: str) -> LineLane:
         """A connection to the line door with its handshake made, ready to call `tool`."""

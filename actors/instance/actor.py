@@ -177,7 +177,13 @@ class Instance(LoopActor[None], abc.ABC):
         )
         self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
         self._lists = ListReader(
-            spec_key, lane.profile, instance_id, node.indexes, self._ask_for_list, self._complaint
+            spec_key,
+            lane.profile,
+            instance_id,
+            node.indexes,
+            self._ask_for_list,
+            node.clock.monotonic,
+            self._complaint,
         )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
@@ -469,7 +475,7 @@ class Instance(LoopActor[None], abc.ABC):
         return CallFailed(
             CallFailure(
                 reason=reason,
-                message=f"{self._spec.name}: {message}",
+                message=self._node.redact(f"{self._spec.name}: {message}"),
                 server=self._spec.name,
                 executed="no" if executed == "no" else "unknown",
                 called_seconds=0.0 if call is None else self._now - call.sent_at,
@@ -721,13 +727,15 @@ class Instance(LoopActor[None], abc.ABC):
             return
         self._told_end = True
         detail, stderr = self._exit_detail(), self._stderr_lines()
+        # Here the server's own words become the reasons that everybody is told.
+        message = self._node.redact(self._end_message)
         if was_ready or self._stop_asked:
-            self._owner.tell(InstanceExited(self._id, self._stop_asked, self._end_message, detail, stderr))
+            self._owner.tell(InstanceExited(self._id, self._stop_asked, message, detail, stderr))
         else:
             self._owner.tell(
                 InstanceFailed(
                     self._id,
-                    self._end_message,
+                    message,
                     False,
                     detail,
                     stderr,
@@ -738,7 +746,7 @@ class Instance(LoopActor[None], abc.ABC):
     def _fail_start(self, message: str, *, fatal: bool) -> None:
         self._phase = Phase.STOPPING
         self._told_end = True
-        self._owner.tell(InstanceFailed(self._id, message, fatal))
+        self._owner.tell(InstanceFailed(self._id, self._node.redact(message), fatal))
         self.exit(Normal())
 
     # --- small parts ----------------------------------------------------------------------------

@@ -53,7 +53,7 @@ OWN_REQUESTS = 16
 # What a server has not taken of what we sent before we stop sending (bytes).
 MAX_UNSENT = 64 * 1024 * 1024
 
-_NO_REPLY = HttpFailure("content", "answered with something that is no reply")
+_NO_REPLY = HttpFailure("content", "answered with something that is no reply", status=200)
 
 # Tools of one server whose mirrored params are remembered; they are read out of their definitions.
 REMEMBERED = 1024
@@ -215,7 +215,7 @@ class HttpInstance(Instance):
 
     @handles(ExchangeOver)
     def _on_exchange_over(self, message: ExchangeOver) -> None:
-        # Where nothing has failed and nobody is content, what came was no reply to it.
+        # Where nothing has failed and somebody still waits, what came was no reply to it.
         failure, number = message.failure or _NO_REPLY, message.request
         if failure.is_json and not self._is_forgotten(failure) and (error := self._error_in(failure.body)):
             # The status says nothing that the error in the body does not, but to the probe of the era.

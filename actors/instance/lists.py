@@ -75,11 +75,12 @@ class ListReader:
         instance_id: InstanceId,
         indexes: Mapping[Kind, Handle[IndexMessage]],
         ask: Ask,
+        monotonic: Callable[[], float],
         complaint: Callable[[Kind, Listed], str | None] = lambda _kind, _one: None,
     ) -> None:
         self._hello: ServerHello | None = None
         self._readers = {
-            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask, complaint)
+            kind: _KindReader(kind, spec_key, profile, instance_id, indexes[kind], ask, monotonic, complaint)
             for kind in KINDS
         }
 
@@ -111,9 +112,12 @@ class _KindReader:
         instance_id: InstanceId,
         index: Handle[IndexMessage],
         ask: Ask,
+        monotonic: Callable[[], float],
         complaint: Callable[[Kind, Listed], str | None],
     ) -> None:
         self._kind: Kind = kind
+        self._monotonic = monotonic
+        self._began = 0.0
         self._spec_key = spec_key
         self._profile = profile
         self._instance_id = instance_id
@@ -133,6 +137,7 @@ class _KindReader:
             self._again = True
             return
         self._hello = hello
+        self._began = self._monotonic()
         self._listed = {}
         self._rejected = []
         self._left = list(LISTS_OF[self._kind]) if offers(hello.capabilities, self._kind) else []
@@ -140,7 +145,8 @@ class _KindReader:
 
     def abandon(self, why: str) -> None:
         if self._hello is not None:
-            self._fail(f"the instance ended while its {self._kind} were read: {why}")
+            self._again = False
+            self._fail(self._hello, f"the instance ended while its {self._kind} were read: {why}")
 
     def _read_next_list(self, hello: ServerHello) -> None:
         if self._left:
@@ -149,6 +155,9 @@ class _KindReader:
             return
         self._hello = None
         self._tell_learnt(hello)
+        self._read_again(hello)
+
+    def _read_again(self, hello: ServerHello) -> None:
         if self._again:
             self._again = False
             self.read(hello)
@@ -167,16 +176,16 @@ class _KindReader:
             self._end_list(hello)
             return
         if reply is None:
-            self._fail(f"{method} was not answered in time")
+            self._fail(hello, f"{method} was not answered in time")
             return
         if not isinstance(reply, Success):
             error = bytes(reply.error).decode("utf-8", "replace") if isinstance(reply, Failure) else ""
-            self._fail(f"{method} was answered with an error: {error[:500]}")
+            self._fail(hello, f"{method} was answered with an error: {error[:500]}")
             return
         try:
             page = parse_page(of, reply.result)
         except RemoteProtocolError as error:
-            self._fail(str(error))
+            self._fail(hello, str(error))
             return
         for index, one in enumerate(page.entries):
             why = self._complaint(self._kind, one)
@@ -189,7 +198,7 @@ class _KindReader:
         if cursor is None:
             self._end_list(hello)
         elif cursor in self._cursors or len(self._cursors) >= MAX_PAGES:
-            self._fail(f"the pages of {method} do not end: cursor {cursor[:80]!r} came again")
+            self._fail(hello, f"the pages of {method} do not end: cursor {cursor[:80]!r} came again")
         else:
             self._cursors.add(cursor)
             self._ask_for_page(cursor)
@@ -211,10 +220,16 @@ class _KindReader:
                 tuple(self._rejected),
                 offered=offers(hello.capabilities, self._kind),
                 again=self._readings > 1,
+                began=self._began,
             )
         )
 
-    def _fail(self, message: str) -> None:
+    def _fail(self, hello: ServerHello, message: str) -> None:
         self._hello = None
-        self._again = False
-        self._index.tell(ListsFailed(self._kind, self._spec_key, self._profile, self._instance_id, message))
+        self._index.tell(
+            ListsFailed(
+                self._kind, self._spec_key, self._profile, self._instance_id, message, began=self._began
+            )
+        )
+        # What was announced meanwhile may be the cure.
+        self._read_again(hello)

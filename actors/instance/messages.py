@@ -264,6 +264,7 @@ class Lists:
     again: bool = (
         False  # not this instance's first reading: the server had announced a change, or somebody asked
     )
+    began: float = 0.0  # when the reading did, on the monotonic clock
 
 
 @dataclass(frozen=True, slots=True)
@@ -275,6 +276,7 @@ class ListsFailed:
     profile: ClientProfile
     instance_id: InstanceId
     message: str
+    began: float = 0.0
 
 
 # --- what an instance tells whoever watches resources -------------------------------------------

@@ -7,6 +7,7 @@ whatever ends the session.
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 from typing import Any
 
 from mcpv_node.actors.guard import Enlist, GuardMessage, StrikeOff
@@ -59,6 +60,7 @@ class StdioInstance(Instance):
         self._framer = LineFramer(self._node.settings.limits.line_bytes)
         self._stderr = StderrRing()
         self._stderr_allowance = LogAllowance()
+        self._last_lines: tuple[tuple[str, ...], tuple[str, ...]] = (), ()  # as written, and as shown
         self._exit_status: ExitStatus | None = None
         self._looks_at_memory = False
 
@@ -130,7 +132,11 @@ class StdioInstance(Instance):
         return "the server does not read its input"
 
     def _stderr_lines(self) -> tuple[str, ...]:
-        return self._stderr.last(STDERR_LINES)
+        last = self._stderr.last(STDERR_LINES)
+        if last != self._last_lines[0]:
+            # Every failed call shows them, and they seldom change.
+            self._last_lines = last, tuple(map(self._node.redact, last))
+        return self._last_lines[1]
 
     def _exit_detail(self) -> ExitDetail | None:
         status = self._exit_status
@@ -151,7 +157,8 @@ class StdioInstance(Instance):
     @handles(Stderr)
     def _on_stderr(self, message: Stderr) -> None:
         for line in self._stderr_allowance.admit(self._stderr.feed(message.data), self._now):
-            self._log.debug("stderr: {}", line)
+            # Masked only where somebody reads it.
+            self._log.opt(lazy=True).debug("stderr: {}", partial(self._node.redact, line))
 
     # --- its memory -----------------------------------------------------------------------------
 

@@ -73,7 +73,11 @@ class Deferred(Generic[R]):
     def answer(self, value: R) -> None:
         """Reply; only the first answer counts."""
         port = self._settle()
-        if port is not None:
+        if port is None:
+            return
+        if self._actor.cell.system.on_loop_thread():
+            port.answer(value)
+        else:
             self._actor.on_loop(port.answer, value)
 
     def fail(self, error: Exception) -> None:

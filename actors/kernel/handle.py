@@ -70,9 +70,11 @@ class Handle(Generic[M_contra]):
         loop = asyncio.get_running_loop()
         if loop is not system.loop:
             return await self._ask_from_elsewhere(request, timeout)
+        port = self._send(request)
+        if port.is_settled and port.error is None:
+            return port.result()
         deadline = loop.time() + timeout
         try:
-            port = self._send(request)
             return port.result() if port.is_settled else await self._wait(port, loop, deadline, timeout)
         except ActorRestarted:
             port = self._send(request)

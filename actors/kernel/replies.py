@@ -36,12 +36,12 @@ class Port(Protocol[R_contra]):
 class LoopPort(Generic[R]):
     """An ask from a coroutine on the node's own loop; a future is made only for who has to wait."""
 
-    __slots__ = ("_error", "_future", "_value", "is_settled")
+    __slots__ = ("_future", "_value", "error", "is_settled")
 
     def __init__(self) -> None:
         self.is_settled = False
         self._value: R | None = None
-        self._error: Exception | None = None
+        self.error: Exception | None = None
         self._future: asyncio.Future[R] | None = None
 
     def answer(self, value: R) -> None:
@@ -56,14 +56,14 @@ class LoopPort(Generic[R]):
         if self.is_settled:
             return
         self.is_settled = True
-        self._error = error
+        self.error = error
         if self._future is not None and not self._future.done():
             self._future.set_exception(error)
 
     def result(self) -> R:
         """The answer that has come."""
-        if self._error is not None:
-            raise self._error
+        if self.error is not None:
+            raise self.error
         return cast("R", self._value)
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[R]:

@@ -57,6 +57,7 @@ from .messages import (
     Activation,
     CallCounts,
     CallEnded,
+    ClientGone,
     ClientSaid,
     DrainNow,
     InstanceReport,
@@ -346,6 +347,10 @@ class ServerType(LoopActor[Estate]):
             if peer is not None and it.serves and it.lane.owner == message.client:
                 peer.handle.tell(TellServer(message.method, params))
 
+    @handles(ClientGone)
+    def _on_client_gone(self, message: ClientGone) -> None:
+        self._decide(facts.ClientGone(message.client))
+
     @handles(Tick)
     def _on_tick(self, _message: Tick) -> None:
         self._wake = None
@@ -377,10 +382,16 @@ class ServerType(LoopActor[Estate]):
             return
         cause = self._cause_of(message.instance_id)
         self._node.metrics.instance_starts_total(self._name, cause, "failed").inc()
+        # Once: where leaving the question out does not help either, the server is to blame.
+        asked_wrongly = message.while_probing and not self._kept.shuns_probe
         self._forget(message.instance_id, message.exit, message.stderr)
         self.estate = replace(self._kept, shuns_probe=message.while_probing)
         self._tell_exit(message.instance_id, message.message)
-        self._decide(facts.StartFailed(message.instance_id, message.message, message.fatal, random.random()))
+        self._decide(
+            facts.StartFailed(
+                message.instance_id, message.message, message.fatal, random.random(), asked_wrongly
+            )
+        )
 
     @handles(InstanceAsked)
     def _on_instance_asked(self, message: InstanceAsked) -> None:
@@ -419,7 +430,7 @@ class ServerType(LoopActor[Estate]):
             self.estate = replace(kept, state=state)
         for action in actions:
             self._perform(action)
-        self._set_wake(event, now)
+        self._set_wake(event, kept.state, now)
         if self._settling:
             self._answer_settled()
         self._end_when_empty()
@@ -490,13 +501,14 @@ class ServerType(LoopActor[Estate]):
         if restarts:
             self._node.metrics.instance_restarts_total(self._name).inc()
 
-    def _set_wake(self, event: facts.Event, now: float) -> None:
+    def _set_wake(self, event: facts.Event, before: State, now: float) -> None:
         """Keep one timer, at or before the next moment that matters; ringing early does no harm."""
+        state = self._kept.state
         if isinstance(event, facts.Released) and self._wake_at <= now + self._policy.soonest_after_release:
             return
-        if isinstance(event, facts.AcquireAsked) and not self._kept.state.waiters:
+        if isinstance(event, facts.AcquireAsked) and not state.waiters and state.lane == before.lane:
             return
-        moment = core.next_wake(self._policy, self._kept.state)
+        moment = core.next_wake(self._policy, state)
         if moment is None or moment >= self._wake_at:
             return
         if self._wake is not None:

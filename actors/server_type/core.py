@@ -15,7 +15,7 @@ from typing import assert_never
 
 from msgspec.structs import replace
 
-from mcpv_node.actors.leases import InstanceId, LeaseId, StartCause
+from mcpv_node.actors.leases import SLOT_KINDS, InstanceId, LeaseId, StartCause
 from mcpv_node.protocol import Reason
 
 from .facts import (
@@ -25,6 +25,7 @@ from .facts import (
     Action,
     BecameReady,
     Changed,
+    ClientGone,
     ClientsChanged,
     DrainAsked,
     Event,
@@ -60,7 +61,7 @@ from .seating import (
     instance_of,
     is_bound,
     join_queue,
-    key_in_lane,
+    make_own,
     next_expiry,
     put,
     seat,
@@ -83,8 +84,9 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
     actions: list[Action] = []
     match event:
         case AcquireAsked():
+            asked_before = state.lane
             state, is_settled = _acquire(policy, state, event, now, actions)
-            if is_settled:
+            if is_settled and state.lane == asked_before:
                 return state, actions
         case Released():
             state, is_settled = _release(policy, state, event.lease, now, actions)
@@ -96,11 +98,12 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             state = _found(state, event, now)
             if not event.ready:
                 return state, actions  # others may be found next: nothing is started beside them meanwhile
-        case BecameReady(any_lane=any_lane):
-            state = replace(state, any_lane=any_lane)
-            state = _change(state, event.id, lambda it: _made_ready(it, now, any_lane=any_lane))
-        case Owned(client=client):
-            state = _change(state, event.id, lambda it: replace(it, lane=replace(it.lane, owner=client)))
+        case BecameReady():
+            state = _became_ready(state, event, now)
+        case Owned():
+            state = make_own(state, event.id, event.client)
+        case ClientGone():
+            state = _orphan(state, event.client)
         case StartFailed():
             state = _start_failed(policy, state, event, now, actions)
         case Exited():
@@ -130,7 +133,7 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
 
 
 def desired(policy: Policy, state: State) -> int:
-    """How many instances should be ready without anybody waiting (I7)."""
+    """How many instances should be ready for whoever comes, without anybody waiting (I7)."""
     if state.held or state.draining:
         return 0
     if policy.always_on:
@@ -156,7 +159,9 @@ def next_wake(policy: Policy, state: State) -> float | None:
             continue
         if it.drain_until is not None:
             moments.append(it.drain_until)
-        elif has_spare and (idle_end := _idle_end(policy, state, it)) is not None:
+        elif (has_spare or not _is_warm(state, it)) and (
+            idle_end := _idle_end(policy, state, it)
+        ) is not None:
             moments.append(idle_end)
     if state.next_try_at is not None and state.suspended is None:
         moments.append(state.next_try_at)
@@ -188,7 +193,11 @@ def _acquire(
             return state, True
     if any(waiter.lease == event.lease for waiter in state.waiters):
         return state, True
-    lane = _lane_for(policy, state, event)
+    # There shall be one singleton for everybody; in lanes it would be ended for every client of another kind.
+    lane = SHARED_LANE if policy.strategy == "singleton" else event.lane
+    is_probe = event.cause is StartCause.BOOTSTRAP
+    if not is_probe and _start_lane(state, lane) != _start_lane(state, state.lane):
+        state = replace(state, lane=lane)
     waiter = Waiter(
         event.lease,
         event.cause,
@@ -197,7 +206,7 @@ def _acquire(
         event.deadline,
         event.client or event.key,
         # A probe keeps no state in an instance, so it must not hold one that a caller could have.
-        "" if event.cause is StartCause.BOOTSTRAP else key_in_lane(event.key, lane),
+        "" if is_probe else event.key,
         lane,
         event.instance,
     )
@@ -218,19 +227,13 @@ def _acquire(
     return join_queue(state, waiter), False
 
 
-def _lane_for(policy: Policy, state: State, event: AcquireAsked) -> Lane:
-    """The lane of who asks. There is one for all where requests say what their client can do, and where there
-    shall be one instance: it would be ended and started again with every client of another kind."""
-    return SHARED_LANE if state.any_lane or policy.strategy == "singleton" else event.lane
-
-
 def _refusal(
     policy: Policy, state: State, waiter: Waiter, now: float
 ) -> tuple[Reason, str, float | None] | None:
     """Why there is nothing to wait for, if so."""
     if waiter.instance is not None:
-        held = instance_of(state, waiter.instance)
-        if held is None or not held.serves:
+        pinned = instance_of(state, waiter.instance)
+        if pinned is None or not pinned.serves:
             return Reason.INSTANCE_DIED, "the instance that this request goes on with is gone", None
     if state.held:
         return Reason.STOPPING, "an operator stopped this server; `server start` lifts it", None
@@ -257,7 +260,7 @@ def _release(
             if freed.is_idle:
                 freed = replace(freed, idle_since=now)
             state = unseat(put(state, freed), lease, now)
-            if freed.wanted and freed.serves and not state.waiters:
+            if freed.wanted and freed.serves and not freed.orphaned and not state.waiters:
                 return state, True
             return _stop_unwanted(policy, state, freed, actions), False
     if any(waiter.lease == lease for waiter in state.waiters):
@@ -285,8 +288,12 @@ def _without(it: Instance, lease: LeaseId) -> Instance:
 def _found(state: State, event: Found, now: float) -> State:
     """Take over an instance that an earlier incarnation started."""
     known = instance_of(state, event.id)
+    if event.ready:
+        state = replace(state, any_lane=event.any_lane)
     if known is not None and (known.ready_at is not None or not event.ready):
-        return state  # it has told us itself meanwhile
+        # It has told us itself meanwhile, or is not ready yet: new is only whom it serves.
+        lane = known.lane if known.lane.owner else event.lane
+        return put(state, replace(known, lane=lane, any_lane=known.any_lane or event.any_lane))
     ready_at = now if event.ready else None
     found = Instance(
         event.id,
@@ -307,8 +314,13 @@ def _found(state: State, event: Found, now: float) -> State:
 
 def _stop_unwanted(policy: Policy, state: State, it: Instance, actions: list[Action]) -> State:
     """An instance that only a probe used has done what it was started for (I13)."""
-    has_spare = _spare(policy, state) > 0
-    if _is_only_probed(it) and it.serves and it.is_idle and has_spare and not state.waiters:
+    if (
+        _is_only_probed(it)
+        and it.serves
+        and it.is_idle
+        and not state.waiters
+        and _is_spare(policy, state, it)
+    ):
         return _stop(state, it, "its lists are learnt", actions)
     return state
 
@@ -316,12 +328,15 @@ def _stop_unwanted(policy: Policy, state: State, it: Instance, actions: list[Act
 def _start_failed(
     policy: Policy, state: State, event: StartFailed, now: float, actions: list[Action]
 ) -> State:
-    if all(it.id != event.id for it in state.instances):
+    gone = instance_of(state, event.id)
+    if gone is None:
         return state
-    was_stopping = any(it.id == event.id and it.stopping for it in state.instances)
     state = forget_instance(state, event.id)
-    if was_stopping:
+    if gone.stopping:
         return state  # we ended the start ourselves: nothing is wrong with the server
+    if event.asked_wrongly:
+        # Who wanted it up wants so still.
+        return replace(state, asked_up=state.asked_up or gone.cause is StartCause.OPERATOR)
     state = _count_failure(policy, state, event.message, fatal=event.fatal, chance=event.chance, now=now)
     if not any(it.serves or it.starts for it in state.instances):
         actions.extend(
@@ -445,9 +460,10 @@ def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[A
     """Start what is missing: for waiters as many as they need, else up to the desired count (I2, I3)."""
     if not _may_start(state):
         return state
-    alive = sum(it.starts or it.serves for it in state.instances)
+    alive = [it for it in state.instances if it.starts or it.serves]
     if alive and state.asked_up:
         state = replace(state, asked_up=False)
+    warm = sum(_is_warm(state, it) for it in alive)
     room = _room(policy, state)
     # At the cap with everything in use nothing can be done, and the queue may be long.
     needed = _starts_for_waiters(policy, state, now) if room or _has_idle(state) else []
@@ -455,7 +471,9 @@ def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[A
     cause = StartCause.ALWAYS_ON if policy.always_on else StartCause.MIN_READY
     if state.asked_up:
         cause = StartCause.OPERATOR
-    wanted = [*needed, *[(cause, SHARED_LANE)] * (target - alive - len(needed))]
+    warm_lane = _start_lane(state, state.lane)
+    warm += sum(_start_lane(state, lane) == warm_lane for _, lane in needed)
+    wanted = [*needed, *[(cause, state.lane)] * (target - warm)]
     for why, lane in wanted[:room]:
         state = replace(_start(prefix, state, why, lane, now, actions), asked_up=False)
     return _make_room(policy, state, len(needed) - room, now, actions)
@@ -481,25 +499,30 @@ def _starts_for_waiters(policy: Policy, state: State, now: float) -> list[tuple[
     under_way: dict[Lane, int] = {}
     for it in state.instances:
         if it.starts:
-            under_way[it.lane] = under_way.get(it.lane, 0) + _seats_of_new(policy)
+            lane = _start_lane(state, it.lane)
+            under_way[lane] = under_way.get(lane, 0) + _seats_of_new(policy)
     needs: list[tuple[StartCause, Lane]] = []
-    new_keys: set[str] = set()
-    is_sticky = policy.sticky
+    new_keys: set[tuple[str, Lane]] = set()
     for waiter in state.waiters:
-        if waiter.deadline <= now or waiter.instance is not None:
+        if waiter.deadline <= now or is_bound(policy, state, waiter):
             continue
-        if is_sticky and is_bound(policy, state, waiter):
-            continue
-        if is_sticky and waiter.key:
-            if waiter.key in new_keys:
+        lane = _start_lane(state, waiter.lane)
+        if policy.sticky and waiter.key:
+            if (waiter.key, lane) in new_keys:
                 continue  # it will share the instance that its key gets
-            new_keys.add(waiter.key)
-        if under_way.get(waiter.lane, 0):
-            under_way[waiter.lane] -= 1
+            new_keys.add((waiter.key, lane))
+        seats = 1 if waiter.kind in SLOT_KINDS or policy.strategy == "exclusive" else 0
+        if under_way.get(lane, -1) >= seats:
+            under_way[lane] -= seats
             continue
         needs.append((waiter.cause, waiter.lane))
-        under_way[waiter.lane] = _seats_of_new(policy) - 1
+        under_way[lane] = _seats_of_new(policy) - seats
     return needs
+
+
+def _start_lane(state: State, lane: Lane) -> Lane:
+    """The lane that a start counts in: there is one for all where requests say what their client can do."""
+    return SHARED_LANE if state.any_lane else lane
 
 
 def _seats_of_new(policy: Policy) -> int:
@@ -510,7 +533,8 @@ def _seats_of_new(policy: Policy) -> int:
 def _make_room(policy: Policy, state: State, missing: int, now: float, actions: list[Action]) -> State:
     """At the cap, `missing` instances are needed: those that were longest without use give way.
 
-    Of another lane at once; one that is bound to a key only after `idleSeconds` (DESIGN 7.3, `exclusive`).
+    Of another lane, or another client's, at once; one that is bound to a key only after `idleSeconds` (DESIGN 7.3,
+    `exclusive`).
     """
     missing -= _leaving(state)
     if missing <= 0:
@@ -540,17 +564,14 @@ def _could_give_way(policy: Policy, state: State) -> list[Instance]:
     unbound = [waiter for waiter in state.waiters if not is_bound(policy, state, waiter)]
     if not unbound:
         return []
-    bound = bound_instances(state)
+    taken = bound_instances(state) if policy.strategy == "exclusive" else frozenset[InstanceId]()
     return [
         it
         for it in state.instances
         if it.serves
         and it.is_idle
         and it.idle_since is not None
-        and (
-            not all(fits(it, waiter) for waiter in unbound)
-            or (policy.strategy == "exclusive" and it.id in bound)
-        )
+        and (it.id in taken or not any(fits(it, waiter) for waiter in unbound))
     ]
 
 
@@ -575,7 +596,6 @@ def _trim(policy: Policy, state: State, now: float) -> State:
 
 def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> State:
     """Stop what has drained, and what has been idle for longer than it is worth keeping."""
-    spare = _spare(policy, state)
     for it in state.instances:
         if it.stopping:
             continue
@@ -583,9 +603,14 @@ def _shrink(policy: Policy, state: State, now: float, actions: list[Action]) -> 
             if it.has_drained or now >= it.drain_until:
                 why = "drained" if it.has_drained else "the drain timeout ran out"
                 state = _stop(state, it, why, actions)
-        elif spare > 0 and (idle_end := _idle_end(policy, state, it)) is not None and now >= idle_end:
+            continue
+        if it.orphaned:
+            if it.is_idle:
+                state = _stop(state, it, "its client is gone", actions)
+            continue
+        idle_end = _idle_end(policy, state, it)
+        if idle_end is not None and now >= idle_end and _is_spare(policy, state, it):
             state = _stop(state, it, "idle", actions)
-            spare -= 1
     return state
 
 
@@ -639,16 +664,40 @@ def _ready_reason(policy: Policy, state: State) -> str:
 # --- small parts --------------------------------------------------------------------------------
 
 
-def _made_ready(it: Instance, now: float, *, any_lane: bool) -> Instance:
+def _became_ready(state: State, event: BecameReady, now: float) -> State:
     """Ready, once: a second notice would make it younger than it is."""
-    if it.ready_at is not None:
-        return it
-    return replace(it, ready_at=now, idle_since=now, any_lane=any_lane)
+    it = instance_of(state, event.id)
+    if it is None or it.ready_at is not None:
+        return state
+    ready = replace(it, ready_at=now, idle_since=now, any_lane=event.any_lane)
+    return replace(put(state, ready), any_lane=event.any_lane)
+
+
+def _orphan(state: State, client: str) -> State:
+    """What is this client's alone ends once it does nothing; what it shares with others goes on for them."""
+    return replace(
+        state,
+        instances=tuple(
+            replace(it, orphaned=True) if client and it.lane.owner == client else it for it in state.instances
+        ),
+    )
+
+
+def _is_warm(state: State, it: Instance) -> bool:
+    """Whether it is of use to whoever comes next: nobody's own, and of the lane that was asked for last."""
+    if it.lane.owner:
+        return False
+    return it.any_lane or (it.starts and state.any_lane) or it.lane.profile == state.lane.profile
+
+
+def _is_spare(policy: Policy, state: State, it: Instance) -> bool:
+    """Whether it may go without leaving fewer than desired."""
+    return not _is_warm(state, it) or _spare(policy, state) > 0
 
 
 def _spare(policy: Policy, state: State) -> int:
-    """How many more serve than would without anybody waiting."""
-    return sum(it.serves for it in state.instances) - desired(policy, state)
+    """How many more serve whoever comes than would without anybody waiting."""
+    return sum(it.serves and _is_warm(state, it) for it in state.instances) - desired(policy, state)
 
 
 def _is_only_probed(it: Instance) -> bool:

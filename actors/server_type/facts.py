@@ -113,6 +113,7 @@ class Instance(Struct, frozen=True):
     stopping: bool = False
     at_fault: bool = False  # it stops because it misbehaved, not because it was told to
     any_lane: bool = False  # it hears with each request what the client can do
+    orphaned: bool = False  # its client is gone: it ends once it does nothing
 
     @property
     def serves(self) -> bool:
@@ -142,7 +143,7 @@ class Waiter(Struct, frozen=True):
     since: float
     deadline: float
     client: str = ""  # who takes turns with other clients
-    key: str = ""  # what a sticky strategy binds
+    key: str = ""  # what a sticky strategy binds, in the lane of the instance
     lane: Lane = SHARED_LANE
     instance: InstanceId | None = None  # this one and no other: it holds what the request goes on with
 
@@ -162,6 +163,7 @@ class State(Struct, frozen=True):
     draining: bool = False  # the node stops
     asked_up: bool = False  # an operator's start that no instance has answered yet
     any_lane: bool = False  # its instances hear with each request what the client can do
+    lane: Lane = SHARED_LANE  # of who asked last: what is kept warm is kept there
     failures: int = 0  # in a row, since the last health
     failed_at: float | None = None
     next_try_at: float | None = None
@@ -199,7 +201,7 @@ class Abandoned(Struct, frozen=True):
 class Found(Struct, frozen=True):
     """An instance that lives, and what it is doing: how a state is made anew from the facts.
 
-    First told as not ready, while it is being asked; then as it is.
+    First told as not ready, while it is being asked; then as it is, with its lane.
     """
 
     id: InstanceId
@@ -225,13 +227,23 @@ class Owned(Struct, frozen=True):
     client: str
 
 
+class ClientGone(Struct, frozen=True):
+    """This client will not come back: what is its alone is of no use to anybody."""
+
+    client: str
+
+
 class StartFailed(Struct, frozen=True):
-    """`chance` in [0, 1) spreads the next try, so that many servers do not try in step."""
+    """`chance` in [0, 1) spreads the next try, so that many servers do not try in step.
+
+    `asked_wrongly`: it ended over our question for its era, which the next start leaves out: nothing is wrong with it.
+    """
 
     id: InstanceId
     message: str
     fatal: bool
     chance: float
+    asked_wrongly: bool = False
 
 
 class Exited(Struct, frozen=True):
@@ -285,6 +297,7 @@ Event: TypeAlias = (
     | Found
     | BecameReady
     | Owned
+    | ClientGone
     | StartFailed
     | Exited
     | Retired

@@ -178,6 +178,13 @@ class ClientSaid:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientGone:
+    """A session or connection has ended, `Caller.turn` of its calls: what is its alone is of no use to anybody."""
+
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
 class Tick:
     """A time the core asked to be woken at has come."""
 
@@ -194,6 +201,7 @@ ServerTypeMessage: TypeAlias = (
     | Settled
     | CallEnded
     | CallAbandoned
+    | ClientGone
     | ClientSaid
     | Reconfigure
     | Why
@@ -211,6 +219,7 @@ __all__ = [
     "Activation",
     "CallCounts",
     "CallEnded",
+    "ClientGone",
     "ClientSaid",
     "DrainNow",
     "ExitDetail",

@@ -1,11 +1,18 @@
 """Who sits where: slots, lanes, bindings, and whose turn it is.
 
 Pure, and a part of the core. An instance serves one lane: the clients of one capability profile, and one
-session alone where the server has asked something of it. Within a lane the strategy decides:
+client alone once the server has asked something of it. A client's own instance comes before one that is anybody's.
+Within a lane the strategy decides:
 
     stateless, singleton, persistent   the least loaded instance; among equals the longest without a new call
     stateful                           the instance a key is bound to, else as stateless, and bound from then on
     exclusive                          as stateful, and an instance serves one key alone
+
+A key is bound in the lane of its instance. With an instance that becomes one client's, its keys become that client's
+too: others who use the same words find them bound to nothing and are bound anew.
+
+Who is pinned to an instance, because that holds what the request goes on with, gets that one or none, and is bound to
+nothing by it.
 
 Waiters of one client are seated in order of arrival, and clients take turns: who was served longest ago is next, and
 who comes new stands before the one served last and behind all others, so that neither a long queue nor a stream of
@@ -13,6 +20,8 @@ new clients starves anybody. A waiter whose bound instance is busy waits for tha
 """
 
 from __future__ import annotations
+
+from collections.abc import Collection
 
 from msgspec.structs import replace
 
@@ -23,19 +32,13 @@ from .facts import SHARED_LANE, Action, Binding, Grant, Instance, Lane, Policy, 
 
 def find_seat(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
     """The instance that can take this waiter now, if there is one."""
-    if waiter.instance is not None:
-        held = instance_of(state, waiter.instance)
-        return held if held is not None and held.serves and _has_room_for(policy, held, waiter) else None
-    if policy.sticky and waiter.key:
-        binding = state.bindings.get(waiter.key)
-        if binding is not None:
-            bound = instance_of(state, binding.instance)
-            if bound is not None and bound.serves and fits(bound, waiter):
-                return bound if _has_room_for(policy, bound, waiter) else None
+    awaited = awaited_instance(policy, state, waiter)
+    if awaited is not None or waiter.instance is not None:
+        return awaited if awaited is not None and _has_room_for(policy, awaited, waiter) else None
     best: Instance | None = None
-    taken = (
-        bound_instances(state, but=waiter.key) if policy.strategy == "exclusive" else frozenset[InstanceId]()
-    )
+    taken = frozenset[InstanceId]()
+    if policy.strategy == "exclusive":
+        taken = bound_instances(state, but=_names_of(waiter))
     for it in state.instances:
         if not it.serves or it.id in taken or not fits(it, waiter) or not _has_room_for(policy, it, waiter):
             continue
@@ -56,28 +59,55 @@ def _has_room_for(policy: Policy, it: Instance, waiter: Waiter) -> bool:
 
 
 def _load(it: Instance) -> tuple[bool, int, float, float]:
-    """Whether it is anybody's; how much it does, a call that nobody waits for as well; when that began; how long
-    it was idle before: a client's own instance comes first, it has the client's state."""
+    """Whether it is anybody's: a client's own has the client's state. Then how much it does, a call that nobody waits
+    for as well; when that began; since when it was idle before."""
     taken = len(it.busy) + len(it.abandoned)
     return not it.lane.owner, taken, it.used_at if taken else 0.0, it.idle_since or 0.0
 
 
 def key_in_lane(key: str, lane: Lane) -> str:
     """What is bound for a key: another lane's clients may use the same word, and their state is another's."""
-    if not key or lane == SHARED_LANE:
+    if lane == SHARED_LANE:
         return key
     return f"{key}\0{lane.profile}\0{lane.owner}"
 
 
+def _lane_of(it: Instance) -> Lane:
+    """The lane its keys are bound in; where profiles do not matter they set no keys apart."""
+    return Lane(owner=it.lane.owner) if it.any_lane else it.lane
+
+
+def _names_of(waiter: Waiter) -> tuple[str, ...]:
+    """What its key may be bound as, the first that holds being meant: its own instance's, its lane's, all lanes'."""
+    if not waiter.key:
+        return ()
+    profile = waiter.lane.profile
+    return (
+        key_in_lane(waiter.key, Lane(profile, waiter.client)),
+        key_in_lane(waiter.key, Lane(owner=waiter.client)),
+        key_in_lane(waiter.key, Lane(profile)),
+        waiter.key,
+    )
+
+
+def awaited_instance(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
+    """The instance that it is pinned or bound to, where that serves."""
+    if waiter.instance is not None:
+        pinned = instance_of(state, waiter.instance)
+        return pinned if pinned is not None and pinned.serves else None
+    if not policy.sticky or not state.bindings:
+        return None
+    for name in _names_of(waiter):
+        binding = state.bindings.get(name)
+        bound = None if binding is None else instance_of(state, binding.instance)
+        if bound is not None and bound.serves and fits(bound, waiter):
+            return bound
+    return None
+
+
 def is_bound(policy: Policy, state: State, waiter: Waiter) -> bool:
     """Whether it waits for one particular instance, so that no other and no new one helps it."""
-    if waiter.instance is not None:
-        return True
-    if not policy.sticky or not waiter.key:
-        return False
-    binding = state.bindings.get(waiter.key)
-    bound = None if binding is None else instance_of(state, binding.instance)
-    return bound is not None and bound.serves and fits(bound, waiter)
+    return waiter.instance is not None or awaited_instance(policy, state, waiter) is not None
 
 
 def seat(policy: Policy, state: State, it: Instance, waiter: Waiter, now: float) -> State:
@@ -87,14 +117,38 @@ def seat(policy: Policy, state: State, it: Instance, waiter: Waiter, now: float)
         state = put(state, replace(it, busy=(*it.busy, waiter.lease), wanted=wanted, used_at=now))
     else:
         state = put(state, replace(it, kept=(*it.kept, waiter.lease), wanted=wanted))
-    if not policy.sticky or not waiter.key:
+    if not policy.sticky or not waiter.key or waiter.instance is not None:
         return state
+    name = key_in_lane(waiter.key, _lane_of(it))
     bindings = state.bindings
-    binding = bindings.get(waiter.key)
+    binding = bindings.get(name)
     # When a key was used last is written at its release; there may be thousands to copy.
     if binding is None or binding.instance != it.id:
-        bindings = {**bindings, waiter.key: Binding(it.id, now)}
-    return replace(state, bindings=bindings, keys={**state.keys, waiter.lease: waiter.key})
+        bindings = {**bindings, name: Binding(it.id, now)}
+    return replace(state, bindings=bindings, keys={**state.keys, waiter.lease: name})
+
+
+def make_own(state: State, instance_id: InstanceId, client: str) -> State:
+    """The instance is this client's alone from now on, and so are the keys that are bound to it.
+
+    Whose it is does not change: calls of others that were under way may still be asked something.
+    """
+    it = instance_of(state, instance_id)
+    if it is None or it.lane.owner or not client:
+        return state
+    owned = replace(it, lane=replace(it.lane, owner=client))
+    state = put(state, owned)
+    before, after = key_in_lane("", _lane_of(it)), key_in_lane("", _lane_of(owned))
+    leases = {*it.busy, *it.kept, *it.abandoned}
+    bindings = {name: binding for name, binding in state.bindings.items() if binding.instance != it.id}
+    for name, binding in state.bindings.items():
+        if binding.instance == it.id:
+            bindings[name.removesuffix(before) + after] = binding
+    keys = {
+        lease: name.removesuffix(before) + after if lease in leases else name
+        for lease, name in state.keys.items()
+    }
+    return replace(state, bindings=bindings, keys=keys)
 
 
 def unseat(state: State, lease: LeaseId, now: float) -> State:
@@ -153,13 +207,19 @@ def _next_waiter(policy: Policy, state: State) -> tuple[Waiter, Instance] | None
     """Of those who can be seated, the first of the client whose last turn is longest ago."""
     best: tuple[Waiter, Instance] | None = None
     best_turn = 0
-    tried: set[tuple[str, Lane, str]] = set()
+    tried: set[tuple[str, Lane, str, InstanceId | None, bool]] = set()
     for waiter in state.waiters:
         turn = state.turns.get(waiter.client, 0)
         if best is not None and turn >= best_turn:
             continue
         # Another of the same client, lane and key finds what the first one found: nothing.
-        likeness = (waiter.client, waiter.lane, waiter.instance or (waiter.key if policy.sticky else ""))
+        likeness = (
+            waiter.client,
+            waiter.lane,
+            waiter.key if policy.sticky else "",
+            waiter.instance,
+            waiter.kind in SLOT_KINDS,
+        )
         if likeness in tried:
             continue
         it = find_seat(policy, state, waiter)
@@ -208,7 +268,7 @@ def _one_key_each(state: State) -> State:
 
 def _keys_in_use(state: State) -> set[str]:
     """The keys of calls that run or wait: who waits for the instance that has its state must not lose it."""
-    return {*state.keys.values(), *(waiter.key for waiter in state.waiters)}
+    return {*state.keys.values(), *(name for waiter in state.waiters for name in _names_of(waiter))}
 
 
 def next_expiry(policy: Policy, state: State) -> float | None:
@@ -240,9 +300,9 @@ def forget_instance(state: State, instance_id: InstanceId) -> State:
     )
 
 
-def bound_instances(state: State, *, but: str = "") -> frozenset[InstanceId]:
-    """The instances that some key other than `but` is bound to."""
-    return frozenset(binding.instance for key, binding in state.bindings.items() if key != but)
+def bound_instances(state: State, *, but: Collection[str] = ()) -> frozenset[InstanceId]:
+    """The instances that some key other than those in `but` is bound to."""
+    return frozenset(binding.instance for key, binding in state.bindings.items() if key not in but)
 
 
 def instance_of(state: State, instance_id: InstanceId) -> Instance | None:

@@ -33,6 +33,16 @@ import msgspec
 from msgspec import Raw, Struct
 
 from mcpv_node.node_file import NodeFile, NodeFileError, is_running, read_node_file
+from mcpv_node.reports import (
+    Approved,
+    Catalog,
+    CatalogDifference,
+    Learning,
+    NodeState,
+    Reloaded,
+    ServerAct,
+    ServerReport,
+)
 from mcpv_node.telemetry.clock import SystemClock
 from mcpv_node.version import VERSION
 
@@ -56,6 +66,7 @@ MAX_ANSWER_BYTES = 256 * 1024 * 1024
 PROTOCOL_VERSION = "2025-11-25"
 
 ServerVerb = Literal["start", "stop", "retry"]
+CatalogKind = Literal["tools", "resources", "prompts"]
 
 _T = TypeVar("_T")
 
@@ -101,157 +112,6 @@ class CallRefused(ClientError):
         self.data = data
 
 
-class LastExit(Struct, frozen=True, kw_only=True):
-    """How the last instance that ended did so."""
-
-    code: int | None = None
-    signal: int | None = None
-    at: str | None = None
-
-
-class CallCounts(Struct, frozen=True, kw_only=True):
-    """Calls since the node started."""
-
-    ok: int = 0
-    failed: int = 0
-    refused: int = 0
-
-
-class InstanceReport(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One live session to a server."""
-
-    id: str
-    state: str
-    pid: int | None = None
-    busy: int = 0
-    started_at: str | None = None
-    idle_since: str | None = None
-    era: str | None = None
-    bindings: int = 0
-
-
-class LearningOutcome(Struct, frozen=True, kw_only=True, rename="camel"):
-    """What became of learning one server."""
-
-    server: str = ""
-    state: str
-    attempts: int = 0
-    reason: str = ""
-    since: str | None = None
-
-
-class Learning(Struct, frozen=True, kw_only=True):
-    """How far the node is with learning its servers."""
-
-    state: str
-    mode: str = ""
-    total: int = 0
-    completed: int = 0
-    failed: int = 0
-    current: tuple[str, ...] = ()
-    outcomes: tuple[LearningOutcome, ...] = ()
-
-
-class InitReport(Struct, frozen=True, kw_only=True, rename="camel"):
-    """How far a server has come that should have instances running."""
-
-    name: str
-    state: str
-    reason: str = ""
-    ready: int = 0
-    target: int = 0
-    retries: int = 0
-    next_try_at: str | None = None
-
-
-class ConfigChange(Struct, frozen=True, kw_only=True, rename={"what": "class"}):
-    """One thing that a reload has changed, and what that costs."""
-
-    what: str
-    name: str
-
-
-class Reloaded(Struct, frozen=True, kw_only=True):
-    """What a reload has changed: the body of `POST /api/v1/reload`."""
-
-    outcome: str
-    changes: tuple[ConfigChange, ...] = ()
-    warnings: tuple[str, ...] = ()
-
-
-class ConfigProblem(Struct, frozen=True, kw_only=True):
-    """Why a newer configuration is not in effect."""
-
-    reason: str
-    problems: tuple[str, ...] = ()
-
-
-class ConfigState(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Since when the configuration is in effect, and what is wrong with a newer one."""
-
-    applied_at: str = ""
-    problem: ConfigProblem | None = None
-
-
-class NodeState(Struct, frozen=True, kw_only=True):
-    """What the node says of itself, besides where it is: of `GET /api/v1/node`."""
-
-    ready: bool = False
-    learning: Learning | None = None
-    init: tuple[InitReport, ...] | None = None
-    config: ConfigState | None = None
-
-
-class ServerReport(Struct, frozen=True, kw_only=True, rename="camel"):
-    """Why a server is as it is: the body of `GET /api/v1/servers/{name}`."""
-
-    name: str
-    state: str
-    reason: str = ""
-    spec_key: str | None = None
-    since: str | None = None
-    next_try_at: str | None = None
-    desired: int = 0
-    waiting: int = 0
-    start_cause: str | None = None
-    last_exit: LastExit | None = None
-    stderr: tuple[str, ...] = ()
-    starts: int = 0
-    restarts: int = 0
-    calls: CallCounts = CallCounts()
-    shared_with: tuple[str, ...] = ()
-    instances: tuple[InstanceReport, ...] = ()
-    learning: LearningOutcome | None = None
-
-
-class CatalogTool(Struct, frozen=True, kw_only=True, rename="camel"):
-    """One tool of the catalog, and where it comes from."""
-
-    name: str
-    server: str
-    raw_name: str = ""
-    source: str = ""
-    stale: bool = False
-    cold: bool = False
-    definition: Raw = Raw(b"{}")
-
-
-class ToolCatalog(Struct, frozen=True, kw_only=True):
-    """All tools at one version: the body of `GET /api/v1/catalog/tools`."""
-
-    entries: tuple[CatalogTool, ...]
-    version: int = 0
-    etag: str = ""
-    complete: bool = True
-
-
-class ServerAct(Struct, frozen=True, kw_only=True):
-    """What became of a request to start, stop or retry a server."""
-
-    state: str
-    reason: str = ""
-
-
 @dataclass(frozen=True, slots=True)
 class Answer(Generic[_T]):
     """What a node answered: the meaning, and the bytes as sent."""
@@ -284,6 +144,14 @@ class ListedTool:
 
 class _ServerList(Struct, frozen=True):
     servers: tuple[ServerReport, ...]
+
+
+class _MaybeFull(Struct, frozen=True):
+    full: bool = False
+
+
+class _Owned(Struct, frozen=True):
+    server: str = ""
 
 
 class _Problem(Struct, frozen=True):
@@ -371,10 +239,25 @@ class NodeClient:
         body = self._request("POST", path, timeout=ANSWER_TIMEOUT + (wait or 0.0))
         return Answer(_decode(body, ServerAct), body)
 
-    def tools(self) -> Answer[ToolCatalog]:
-        """Ask for the catalog of tools. Listing never starts a server."""
-        body = self._request("GET", "/api/v1/catalog/tools")
-        return Answer(_decode(body, ToolCatalog), body)
+    def approve(self, name: str, tools: Sequence[str] = ()) -> Answer[Approved]:
+        """Agree to the changed definitions of these tools of a server, by its own names; of none: of all."""
+        content = json.dumps({"tools": list(tools)} if tools else {}).encode()
+        body = self._request("POST", f"/api/v1/servers/{quote(name, safe='')}/approve", content=content)
+        return Answer(_decode(body, Approved), body)
+
+    def catalog(self, kind: CatalogKind, *, server: str | None = None) -> Answer[Catalog]:
+        """Ask for the catalog of a kind, or for one server's part of it. Listing never starts a server."""
+        body = self._request("GET", f"/api/v1/catalog/{kind}")
+        if server is not None:
+            body = _only_of(body, server)
+        return Answer(_decode(body, Catalog), body)
+
+    def catalog_since(self, kind: CatalogKind, version: int) -> Answer[Catalog | CatalogDifference]:
+        """Ask what has changed since a version; the whole catalog where that is too long ago."""
+        body = self._request("GET", f"/api/v1/catalog/{kind}?since={version}")
+        if _decode(body, _MaybeFull).full:
+            return Answer(_decode(body, Catalog), body)
+        return Answer(_decode(body, CatalogDifference), body)
 
     def refresh(self, servers: Sequence[str] = (), *, wait: float | None = None) -> Answer[Learning]:
         """Have the lists of these servers, or of all, learnt again: how far at once, or within `wait` seconds."""
@@ -616,7 +499,15 @@ def _read_problem(body: bytes) -> _Problem:
         return _Problem()
 
 
-def _decode(body: bytes, kind: type[_T]) -> _T:
+def _only_of(body: bytes, server: str) -> bytes:
+    """The body with the entries of one server, each as the node sent it."""
+    whole = _decode(body, dict[str, Raw])
+    entries = _decode(whole.get("entries", Raw(b"[]")), list[Raw])
+    own = [entry for entry in entries if _decode(entry, _Owned).server == server]
+    return msgspec.json.encode({**whole, "entries": own})
+
+
+def _decode(body: bytes | Raw, kind: type[_T]) -> _T:
     try:
         return msgspec.json.decode(body, type=kind)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -8,11 +8,12 @@
     ├── init         one group for each server type: its instances, then the server type
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
-    ├── config       the settings in effect, and the files they come from
     ├── watches      who hears of which resource, and so what servers are asked to tell
+    ├── config       the settings in effect, and the files they come from
     └── gateway      open tasks, held calls, sessions, http, lines
 
-Started from top to bottom, stopped from bottom to top.
+Started from top to bottom, stopped from bottom to top. Where it is configured, `audit` stands after events, and
+`issuer-keys` first in the gateway.
 """
 
 from __future__ import annotations
@@ -32,12 +33,14 @@ from loguru import logger
 from msgspec.structs import replace
 
 from mcpv_node.actors import (
+    Audit,
     Clients,
     Events,
     Guard,
     Index,
     NodeContext,
     Probe,
+    Roster,
     Server,
     Store,
     Subscribers,
@@ -45,6 +48,7 @@ from mcpv_node.actors import (
     World,
     WorldCell,
 )
+from mcpv_node.actors.audit import AuditMessage
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
 from mcpv_node.actors.events import EventsMessage
@@ -63,6 +67,9 @@ from mcpv_node.gateway import (
     HeldCalls,
     HeldMessage,
     HttpDoor,
+    Issuer,
+    IssuerKeys,
+    IssuerKeysMessage,
     LinesDoor,
     LinesDoorMessage,
     Linger,
@@ -70,10 +77,12 @@ from mcpv_node.gateway import (
     NodeInfo,
     OpenTasks,
     OpenTasksMessage,
+    Rates,
     Sessions,
     SessionsMessage,
     TokenTable,
     TreeData,
+    check_installed,
     load_tokens,
     read_or_create_token,
 )
@@ -87,9 +96,12 @@ from mcpv_node.settings import (
     SpecKey,
     enabled_groups,
     load_settings,
+    secret_values,
 )
 from mcpv_node.state_dir import (
     StateDirBusy,
+    StateDirUnsafe,
+    check_state_dir,
     lock_state_dir,
     read_or_create_node_id,
     read_or_create_seal_key,
@@ -115,7 +127,7 @@ from mcpv_node.supervisors import (
     supervisor_child,
     tree,
 )
-from mcpv_node.telemetry import Clock, EventKind, SystemClock
+from mcpv_node.telemetry import Clock, EventKind, Redactor, SystemClock
 from mcpv_node.telemetry.metrics import Metrics
 from mcpv_node.transports import ReapReport
 from mcpv_node.version import VERSION
@@ -148,6 +160,8 @@ class NodeOptions:
     http: str | None = None
     token: str | None = None
     linger: float | None = None
+    # What masks secrets in the log of whoever runs the node: it learns those that a reload brings.
+    redact: Redactor = field(default_factory=Redactor)
     marks: Marks = ()  # of the files that the settings came from, when they were read
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     clock: Clock = field(default_factory=SystemClock)
@@ -162,6 +176,7 @@ class NodeRuntime:
     def __init__(self, options: NodeOptions) -> None:
         self._options = options
         self._settings = _with_address(options.settings, options.http)
+        options.redact.learn(secret_values(self._settings))
         self._loop = asyncio.get_running_loop()
         self._lock: int | None = None
         self._root_ended: asyncio.Future[ExitReason] = self._loop.create_future()
@@ -180,6 +195,15 @@ class NodeRuntime:
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
         self._held = Handle[HeldMessage].create(self.system, "held")
+        oauth = self._settings.auth.oauth
+        self._issuer = (
+            None
+            if oauth is None
+            else Issuer(oauth, Handle[IssuerKeysMessage].create(self.system, "issuer-keys"))
+        )
+        self._audit = (
+            None if self._settings.log.audit is None else Handle[AuditMessage].create(self.system, "audit")
+        )
         self._guard = Handle[GuardMessage].create(self.system, "guard")
         self._groups = ServerGroups(self.system, lambda: self.context, self._guard, self._on_supervision)
         self._groups.assign(self._groups.make(group) for group in enabled_groups(self._settings))
@@ -193,9 +217,10 @@ class NodeRuntime:
         options = self._options
         try:
             options.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+            check_state_dir(options.state_dir)
             self._lock = lock_state_dir(options.state_dir)
-        except StateDirBusy as busy:
-            raise StartRefused(str(busy)) from busy
+        except (StateDirBusy, StateDirUnsafe) as refusal:
+            raise StartRefused(str(refusal)) from refusal
         except OSError as error:
             raise StartRefused(f"{options.state_dir}: {error.strerror or error}") from error
         is_up = False
@@ -281,6 +306,7 @@ class NodeRuntime:
             kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
+        roster = Roster()
         clients = Handle[ClientsMessage].create(system, "clients")
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
@@ -302,6 +328,8 @@ class NodeRuntime:
             clients=clients,
             watches=watches,
             config_path=self._options.config_path,
+            redact=self._options.redact,
+            audit=self._audit,
         )
         services = self._services(tokens, token_file)
         return Supervisor(
@@ -317,6 +345,7 @@ class NodeRuntime:
                         start_timeout=GUARD_START_TIMEOUT,
                     ),
                     ChildSpec(id="events", start=lambda: Events(boot), handle=events),
+                    *self._audit_child(),
                     ChildSpec(id="store", start=lambda: Store(state_dir), handle=store),
                     supervisor_child(
                         "catalog",
@@ -331,7 +360,9 @@ class NodeRuntime:
                                     for kind, handle in indexes.items()
                                 ),
                                 ChildSpec(
-                                    id="subscribers", start=lambda: Subscribers(context), handle=subscribers
+                                    id="subscribers",
+                                    start=lambda: Subscribers(context, roster),
+                                    handle=subscribers,
                                 ),
                             ),
                         ),
@@ -347,6 +378,7 @@ class NodeRuntime:
                         SupervisorSpec(
                             children=(
                                 *self._linger_child(),
+                                *self._issuer_child(),
                                 ChildSpec(
                                     id="tasks", start=lambda: OpenTasks(context), handle=self._open_tasks
                                 ),
@@ -380,6 +412,19 @@ class NodeRuntime:
             ),
             sink=self._on_supervision,
         )
+
+    def _audit_child(self) -> tuple[ChildSpec, ...]:
+        path = self._settings.log.audit
+        if path is None or self._audit is None:
+            return ()
+        return (ChildSpec(id="audit", start=lambda: Audit(Path(path)), handle=self._audit),)
+
+    def _issuer_child(self) -> tuple[ChildSpec, ...]:
+        issuer = self._issuer
+        if issuer is None:
+            return ()
+        start = partial(IssuerKeys, self.context, issuer.settings)
+        return (ChildSpec(id="issuer-keys", start=start, handle=issuer.keys),)
 
     def _init_child(self, groups: ServerGroups) -> ChildSpec:
         return ChildSpec(
@@ -466,6 +511,8 @@ class NodeRuntime:
             is_ready=lambda: self._is_ready,
             is_alive=self._root.is_alive,
             held=self._held,
+            rates=Rates(self._settings.limits.requests_per_minute),
+            issuer=self._issuer,
         )
 
     def tree(self) -> TreeData:
@@ -508,6 +555,11 @@ class NodeRuntime:
         )
 
     def _tokens(self) -> tuple[TokenTable | None, Path | None]:
+        try:
+            if self._issuer is not None:
+                check_installed()
+        except AuthError as error:
+            raise StartRefused(str(error)) from error
         if self._options.token == "none":
             return None, None
         path = Path(self._options.token) if self._options.token else self._options.state_dir / "token"

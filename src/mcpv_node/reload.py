@@ -41,6 +41,7 @@ from mcpv_node.settings import (
     compare,
     enabled_groups,
     pool_settings,
+    secret_values,
 )
 from mcpv_node.supervisors import AddGroup, ChildUp, GroupsChanged, InitMessage, RemoveGroup
 
@@ -79,6 +80,8 @@ class Reloading:
         difference = compare(self.node.settings, new)
         if difference.is_empty():
             return difference
+        # Before anything is started: what new servers write is masked from their first line on.
+        self.node.redact.learn(secret_values(new))
         old = {_key(running.group): running for running in self.groups.running}
         fresh = [self.groups.make(group) for group in difference.added]
         removed = [old[_key(group)] for group in difference.removed]

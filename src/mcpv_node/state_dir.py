@@ -6,6 +6,7 @@ import fcntl
 import os
 import re
 import secrets
+import stat
 from pathlib import Path
 
 LOCK_FILE = "node.lock"
@@ -21,6 +22,22 @@ _NODE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 class StateDirBusy(Exception):
     """Another node runs on this folder; the message names it."""
+
+
+class StateDirUnsafe(Exception):
+    """Others could put their own token or key into this folder; the message names it."""
+
+
+def check_state_dir(state_dir: Path) -> None:
+    """Refuse a folder that is another user's, or that everybody may write to: what is in it opens the node.
+
+    Root may use a folder of any user's. Raises StateDirUnsafe, OSError.
+    """
+    found = state_dir.stat()
+    if found.st_uid != os.getuid() and os.getuid() != 0:
+        raise StateDirUnsafe(f"{state_dir} belongs to another user")
+    if found.st_mode & stat.S_IWOTH:
+        raise StateDirUnsafe(f"{state_dir} can be written to by everybody: chmod o-w {state_dir}")
 
 
 def lock_state_dir(state_dir: Path) -> int:

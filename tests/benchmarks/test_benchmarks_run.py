@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-NAMES = ("floor", "call_path", "actors", "scheduler")
+NAMES = ("floor", "call_path", "actors", "catalog", "scheduler")
 
 # Several interpreters and nodes one after the other on a busy machine.
 BOUND = 100.0
@@ -49,7 +50,66 @@ def test_a_table_is_written_for_people_unless_json_is_asked_for() -> None:
     assert "floor, 16 in flight: added p50, p99" in done.stdout
 
 
-@pytest.mark.parametrize("name", NAMES)
+def test_the_node_is_measured_beside_the_floor_without_any_peer(tmp_path: Path) -> None:
+    file = tmp_path / "gateway.json"
+
+    done = run_benchmark("gateway", *TINY[:4], "--peers", "none", "--json", str(file))
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("gateway: 1 slices of 0.02 s")
+    eras = json.loads(file.read_text())["eras"]
+    for era in ("legacy", "modern"):
+        assert set(eras[era]) == {"direct stdio", "floor", "mcpv-node", "direct HTTP (SDK)"}
+        assert set(eras[era]["mcpv-node"]["loads"]) == {"1", "16", "64", "list"}
+        assert all(one["calls"] and not one["errors"] for one in eras[era]["mcpv-node"]["loads"].values())
+
+
+def test_many_clients_are_counted_and_nothing_is_left_behind(tmp_path: Path) -> None:
+    file = tmp_path / "load.json"
+
+    done = run_benchmark(
+        "load",
+        "--sessions",
+        "40",
+        "--streams",
+        "10",
+        "--clients",
+        "5",
+        "--seconds",
+        "0.05",
+        "--json",
+        str(file),
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "10 open streams: each" in done.stdout
+    found = json.loads(file.read_text())
+    assert found["left_behind"] == 0
+    assert found["errors"] == 0
+    assert found["left_out"] == []
+
+
+def test_more_callers_than_sessions_are_refused() -> None:
+    done = run_benchmark("load", "--sessions", "1", "--clients", "2", "--streams", "1")
+
+    assert done.returncode == 2
+    assert "have a session each" in done.stderr
+
+
+def test_the_published_tables_are_made_of_the_numbers_beside_them() -> None:
+    spec = importlib.util.spec_from_file_location("publish", BENCHMARKS / "publish.py")
+    assert spec is not None
+    assert spec.loader is not None
+    publish = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(publish)
+    document = publish.DOCUMENT.read_text()
+
+    again = publish.replace_between(document, publish.tables(publish.load("gateway"), publish.load("load")))
+
+    assert again == document
+
+
+@pytest.mark.parametrize("name", [*NAMES, "gateway", "load", "publish"])
 def test_a_benchmark_says_what_it_measures(name: str) -> None:
     done = run_benchmark(name, "--help")
 

@@ -13,7 +13,7 @@ from support.fake_node import INIT, LEARNING, REPORT, FakeNode, ok, problem, run
 
 from mcpv_node.cli import app
 from mcpv_node.cli.beginnings import describe_learning
-from mcpv_node.client import Learning
+from mcpv_node.reports import Learning
 
 NODE = {"pid": 1, "version": "9.9.9", "ready": True, "learning": LEARNING, "init": INIT}
 REFRESH = "POST /api/v1/catalog/refresh"

@@ -99,7 +99,7 @@ def test_a_list_goes_on_behind_a_sealed_cursor_that_is_good_for_its_owner_alone(
         (modern("resources/read", uri="test://nope"), {}, 400, -32602),
         (modern("tools/call", name="alpha_error"), {}, 200, -32050),
         (modern("ping"), {}, 404, -32601),
-        (modern("tasks/get", taskId="t"), {}, 404, -32601),
+        (modern("tasks/get", taskId="t"), {}, 400, -32602),
         (modern("tools/list", version="2099-01-01"), {"Mcp_Protocol_Version": "2099-01-01"}, 400, -32022),
         (modern("tools/list"), {"Mcp_Method": "tools/call"}, 400, -32020),
         (modern("tools/call", name="alpha_echo"), {"Mcp_Name": None}, 400, -32020),

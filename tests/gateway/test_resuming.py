@@ -18,7 +18,7 @@ from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import TokenTable
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY, Authority
 from mcpv_node.gateway.outbox import STREAM_BYTES, STREAM_MESSAGES
-from mcpv_node.gateway.sessions import Attach, Expire, Session, SessionId
+from mcpv_node.gateway.sessions import Expire, Session, SessionId, attach
 from mcpv_node.settings import ServerName
 
 OLDER = ["2025-06-18", "2025-03-26", "2024-11-05"]
@@ -63,8 +63,8 @@ def what(events: list[RawEvent]) -> list[Any]:
 
 async def session_of(stage: Stage, client: RawClient) -> Session:
     assert client.session is not None
-    session = await stage.sessions.ask(
-        Attach(SessionId(client.session), DEFAULT_AUTHORITY.principal, EVERYTHING), 5
+    session = attach(
+        stage.node.services.sessions, SessionId(client.session), DEFAULT_AUTHORITY.principal, EVERYTHING
     )
     assert isinstance(session, Session)
     session.detach(session.idle_since)

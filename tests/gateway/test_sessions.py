@@ -12,7 +12,7 @@ from support.fakes import FakeClock
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import CountSessions, Sessions, SessionsMessage
-from mcpv_node.gateway.sessions import Attach, Expire, NotOpened, Open, Opened, Session
+from mcpv_node.gateway.sessions import Expire, NotOpened, Open, Opened, Session, attach
 from mcpv_node.protocol import RawId, Request
 from mcpv_node.settings import NodeLimits
 from mcpv_node.telemetry import EventKind
@@ -65,10 +65,10 @@ def test_the_table_has_a_bound_and_idle_sessions_make_room(tmp_path: Path) -> No
 
 
 def test_a_session_expires_after_its_last_use_has_ended(tmp_path: Path) -> None:
-    async def check(_: FakeNode, table: Handle[SessionsMessage], clock: FakeClock) -> None:
+    async def check(node: FakeNode, table: Handle[SessionsMessage], clock: FakeClock) -> None:
         session = await open_one(table)
         clock.advance(99)
-        assert await table.ask(Attach(session.id, "p", EVERYTHING), 5) is session
+        assert attach(node.services.sessions, session.id, "p", EVERYTHING) is session
         clock.advance(1000)
         table.tell(Expire())
         assert await table.ask(CountSessions(), 5) == 1
@@ -79,7 +79,8 @@ def test_a_session_expires_after_its_last_use_has_ended(tmp_path: Path) -> None:
         assert await table.ask(CountSessions(), 5) == 1
         clock.advance(1)
         table.tell(Expire())
-        assert await table.ask(Attach(session.id, "p", EVERYTHING), 5) is None
+        assert await table.ask(CountSessions(), 5) == 0
+        assert attach(node.services.sessions, session.id, "p", EVERYTHING) is None
 
     scenario(check, tmp_path)
 
@@ -116,7 +117,7 @@ def test_sessions_survive_a_crash_of_their_owner(tmp_path: Path) -> None:
         again.cell.estate = cell.estate
         table.kill()
         again.cell.start(Sessions(node.services))
-        assert await again.ask(Attach(session.id, "p", EVERYTHING), 5) is session
+        assert attach(node.services.sessions, session.id, "p", EVERYTHING) is session
         assert not session.ended
         await node.stop(again)
         assert session.ended

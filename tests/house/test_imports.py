@@ -39,10 +39,12 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "groups": ALIVE | {"supervisors"},
     "reload": ALIVE | {"supervisors", "groups"},
     "embedding": ALIVE | {"supervisors", "gateway", "node", "node_file"},
-    "cli": ALIVE | {"supervisors", "gateway", "node", "serving", "node_file", "embedding", "client"},
+    "cli": ALIVE
+    | {"supervisors", "gateway", "node", "serving", "node_file", "embedding", "client", "reports"},
     # Small programs of their own: what the default config runs, and what talks to a node from outside.
     "servers": frozenset({"protocol"}),
-    "client": BOTTOM | {"node_file"},
+    "client": BOTTOM | {"node_file", "reports"},
+    "reports": frozenset(),
     # How to reach a node: written by it, read by what talks to it.
     "node_file": frozenset(),
     "serving": frozenset({"node", "node_file"}),
@@ -76,6 +78,8 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "rich": ("cli/",),
     "prometheus_client": ("telemetry/metrics.py",),
     "cryptography": ("protocol/sealed.py",),
+    # Tokens of an authorization server, where one is configured.
+    "jwt": ("gateway/issuer.py", "gateway/issuer_keys.py"),
 }
 
 # They start in milliseconds or outlive the node: nothing but the standard library when they are imported.

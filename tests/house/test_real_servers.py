@@ -8,7 +8,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from support.real_servers import InstallError, everything_argv, filesystem_argv, install, time_argv
+from support.real_servers import (
+    InstallError,
+    everything_argv,
+    filesystem_argv,
+    install,
+    memory_argv,
+    time_argv,
+)
 
 # Node needs about a second to start on a busy machine; a server that does not answer at all is our concern.
 ANSWER_TIMEOUT = 60.0
@@ -45,7 +52,7 @@ def handshake(argv: list[str]) -> dict[str, object]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("argv", [everything_argv, filesystem_argv, time_argv])
+@pytest.mark.parametrize("argv", [everything_argv, filesystem_argv, memory_argv, time_argv])
 def test_a_real_server_answers_the_handshake(argv: Callable[..., list[str]], tmp_path: Path) -> None:
     command = argv(tmp_path) if argv is filesystem_argv else argv()
 

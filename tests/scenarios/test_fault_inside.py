@@ -88,7 +88,7 @@ class Inside:
         """Make a call under a lease; return the text."""
         params = msgspec.json.encode({"name": tool, "arguments": arguments})
         deadline = self.node.context.clock.monotonic() + BOUND
-        answer = await lease.instance.ask(Call(lease.lease, "tools/call", params, deadline=deadline), BOUND)
+        answer = await lease.instance.ask(Call(lease.lease, CALLER, "tools/call", params, deadline), BOUND)
         assert isinstance(answer, Answer), answer
         assert answer.result is not None, answer
         return str(msgspec.json.decode(answer.result)["content"][0]["text"])

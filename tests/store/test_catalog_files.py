@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from mcpv_node.settings import ServerName, SpecKey
 from mcpv_node.store import (
+    MAX_PROFILES,
     CatalogRecord,
     KindVersion,
     ListedEntry,
@@ -68,6 +70,18 @@ def test_record_of_the_same_profile_is_replaced_and_of_another_is_kept(tmp_path:
     save_catalog(tmp_path, record(definition=b"{}"))
 
     assert load_catalogs(tmp_path)[0] == (record(definition=b"{}"), record(profile="sampling"))
+
+
+def test_of_many_profiles_those_learnt_last_are_kept_and_the_empty_one_always(tmp_path: Path) -> None:
+    save_catalog(tmp_path, replace(record(), learnt_at="2020-01-01T00:00:00.000Z"))
+    for number in range(MAX_PROFILES + 3):
+        at = f"2026-01-01T00:00:{number:02}.000Z"
+        save_catalog(tmp_path, replace(record(profile=f"p{number:02}"), learnt_at=at))
+
+    records, _ = load_catalogs(tmp_path)
+
+    kept = [f"p{number:02}" for number in range(3, MAX_PROFILES + 3)]
+    assert sorted(one.profile for one in records) == ["", *kept]
 
 
 def test_kinds_of_later_need_no_other_format(tmp_path: Path) -> None:

@@ -82,6 +82,7 @@ from mcpv_node.gateway import (
     HeldCalls,
     NodeInfo,
     OpenTasks,
+    Rates,
     TokenTable,
     TreeData,
 )
@@ -484,8 +485,9 @@ async def fake_node(
     definitions: tuple[Listed, ...] = (),
     hold_seconds: float = HOLD_SECONDS,
     hold_limit: int = MAX_HELD,
+    **more: Any,
 ) -> AsyncIterator[FakeNode]:
-    """Build it, and end every actor of it."""
+    """Build it, and end every actor of it. `more` is what else the doors are handed."""
     settings = settings or make_settings()
     clock = clock or SystemClock()
     system = ActorSystem(asyncio.get_running_loop(), clock=clock)
@@ -576,6 +578,7 @@ async def fake_node(
         is_alive=lambda: node.health["alive"],
         held=held_calls,
         load=load,
+        **{"rates": Rates(settings.limits.requests_per_minute), **more},
     )
     try:
         yield node

@@ -22,6 +22,7 @@ from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import Join, Leave, ListsLearnt, SnapshotChanged
 from mcpv_node.actors.instance.messages import (
     CallAbandoned,
+    InstanceAsked,
     InstanceExited,
     InstanceFailed,
     InstanceReady,
@@ -30,6 +31,7 @@ from mcpv_node.actors.instance.messages import (
     Lists,
     ListsFailed,
     StopInstance,
+    TellServer,
 )
 from mcpv_node.actors.kernel import (
     ActorSystem,
@@ -107,6 +109,7 @@ def _hear(kind: type[Any]) -> Callable[[Recorder, Any], None]:
 HEARD = (
     CallAbandoned,
     Event,
+    InstanceAsked,
     InstanceExited,
     InstanceFailed,
     InstanceReady,
@@ -120,6 +123,7 @@ HEARD = (
     Release,
     SnapshotChanged,
     StopInstance,
+    TellServer,
 )
 
 RecorderOfAll: type[Recorder] = type(

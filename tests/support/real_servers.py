@@ -23,7 +23,9 @@ SERVERS = ROOT / ".cache" / "servers"
 
 EVERYTHING = "@modelcontextprotocol/server-everything@2026.8.31"
 FILESYSTEM = "@modelcontextprotocol/server-filesystem@2026.8.31"
+MEMORY = "@modelcontextprotocol/server-memory@2026.8.31"
 TIME = "mcp-server-time==2026.10.19"
+GIT = "mcp-server-git==2026.10.19"
 
 # A cold cache on a slow network; a warm one needs a few seconds.
 INSTALL_TIMEOUT = 300.0
@@ -43,6 +45,17 @@ def filesystem_argv(*folders: Path) -> list[str]:
     return [_npm_program("mcp-server-filesystem", FILESYSTEM), *map(str, folders)]
 
 
+def memory_argv() -> list[str]:
+    """Return the argv of the server that remembers a graph (npm); `MEMORY_FILE_PATH` says where."""
+    return [_npm_program("mcp-server-memory", MEMORY)]
+
+
+def git_argv(repository: Path) -> list[str]:
+    """Return the argv of the server over one git repository (PyPI)."""
+    folder = pypi_folder("pypi-git", GIT)
+    return [str(folder / "bin" / "mcp-server-git"), "--repository", str(repository)]
+
+
 def time_argv() -> list[str]:
     """Return the argv of the clock server (PyPI)."""
     folder = pypi_folder("pypi", TIME)
@@ -51,12 +64,12 @@ def time_argv() -> list[str]:
 
 def npm_folder(name: str, spec: str) -> Path:
     """Return a folder whose `node_modules` has this package and what it needs."""
-    return _installed(name, spec, _install_from_npm)
+    return _installed(name, spec, install_from_npm)
 
 
 def pypi_folder(name: str, spec: str) -> Path:
     """Return a virtual environment of its own that has this package."""
-    return _installed(name, spec, _install_from_pypi)
+    return _installed(name, spec, install_from_pypi)
 
 
 def install(folder: Path, spec: str, installer: Callable[[Path, str], None]) -> Path:
@@ -85,7 +98,8 @@ def _installed(name: str, spec: str, installer: Callable[[Path, str], None]) -> 
         pytest.skip(f"not in a CI, and {error}")
 
 
-def _install_from_npm(folder: Path, spec: str) -> None:
+def install_from_npm(folder: Path, spec: str) -> None:
+    """Install one package of npm, and what it needs, below `folder`; raises InstallError."""
     npm = shutil.which("npm")
     if npm is None:
         raise InstallError(f"{spec} needs npm, which is not on PATH")
@@ -105,7 +119,8 @@ def _install_from_npm(folder: Path, spec: str) -> None:
     )
 
 
-def _install_from_pypi(folder: Path, spec: str) -> None:
+def install_from_pypi(folder: Path, spec: str) -> None:
+    """Make `folder` a virtual environment with one package of PyPI; raises InstallError."""
     # Its own environment: the server's pins are not ours.
     _call([sys.executable, "-m", "venv", str(folder)], spec)
     _call([str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--no-input", spec], spec)

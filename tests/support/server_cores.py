@@ -83,8 +83,10 @@ class Desk:
         client: str = "",
         key: str = "",
         lane: Lane = SHARED_LANE,
+        instance: int | None = None,
     ) -> list[Action]:
-        asked = facts.AcquireAsked(LeaseId(lease), cause, kind, self.now + within, client, key, lane)
+        pinned = None if instance is None else InstanceId(f"fs-{instance}")
+        asked = facts.AcquireAsked(LeaseId(lease), cause, kind, self.now + within, client, key, lane, pinned)
         return self.decide(asked)
 
     def release(self, lease: int) -> list[Action]:
@@ -100,6 +102,8 @@ class Desk:
         ready: bool = True,
         busy: tuple[int, ...] = (),
         abandoned: tuple[int, ...] = (),
+        lane: Lane = SHARED_LANE,
+        any_lane: bool = False,
     ) -> list[Action]:
         return self.decide(
             facts.Found(
@@ -108,6 +112,8 @@ class Desk:
                 ready,
                 tuple(map(LeaseId, busy)),
                 tuple(map(LeaseId, abandoned)),
+                lane,
+                any_lane,
             )
         )
 
@@ -116,11 +122,21 @@ class Desk:
         self.policy = policy
         return self.decide(facts.Woken())
 
-    def ready(self, number: int = 1) -> list[Action]:
-        return self.decide(facts.BecameReady(InstanceId(f"fs-{number}")))
+    def ready(self, number: int = 1, *, any_lane: bool = False) -> list[Action]:
+        return self.decide(facts.BecameReady(InstanceId(f"fs-{number}"), any_lane))
 
-    def fail(self, number: int = 1, *, fatal: bool = False, chance: float = 1.0) -> list[Action]:
-        return self.decide(facts.StartFailed(InstanceId(f"fs-{number}"), "no luck", fatal, chance))
+    def owned(self, number: int, client: str) -> list[Action]:
+        """The server asks something of this client."""
+        return self.decide(facts.Owned(InstanceId(f"fs-{number}"), client))
+
+    def client_gone(self, client: str) -> list[Action]:
+        return self.decide(facts.ClientGone(client))
+
+    def fail(
+        self, number: int = 1, *, fatal: bool = False, chance: float = 1.0, asked_wrongly: bool = False
+    ) -> list[Action]:
+        instance_id = InstanceId(f"fs-{number}")
+        return self.decide(facts.StartFailed(instance_id, "no luck", fatal, chance, asked_wrongly))
 
     def exit(self, number: int = 1, *, asked: bool = False, chance: float = 1.0) -> list[Action]:
         return self.decide(facts.Exited(InstanceId(f"fs-{number}"), asked, "it broke", chance))

@@ -177,6 +177,7 @@ async def session(
     refusal: Exception | None = None,
     profile: ClientProfile = EMPTY_PROFILE,
     may_probe: bool = False,
+    refresh_seconds: float = 0.0,
     **given: Any,
 ) -> AsyncIterator[Session]:
     """Start an Instance; names in capitals are knobs of the server, the others settings of its spec."""
@@ -196,7 +197,7 @@ async def session(
     async with home(
         tmp_path,
         clock=SystemClock(),
-        settings=NodeSettings(servers=(), limits=limits or NodeLimits()),
+        settings=NodeSettings(servers=(), limits=limits or NodeLimits(), refresh_seconds=refresh_seconds),
         environ={"PATH": os.environ["PATH"]},
         node_id=f"test-{uuid4().hex[:8]}",
     ) as at_home:

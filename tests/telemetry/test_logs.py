@@ -15,7 +15,8 @@ from loguru import logger
 from support.fakes import BEGINNING
 
 from mcpv_node.telemetry import Event, EventKind
-from mcpv_node.telemetry.logs import configure_logging, log_event, redact
+from mcpv_node.telemetry.logs import configure_logging, log_event
+from mcpv_node.telemetry.redaction import Redactor, redact
 
 
 @pytest.fixture(autouse=True)
@@ -148,6 +149,20 @@ def test_exception_is_in_the_line_without_values_of_variables() -> None:
     assert line["error"].endswith("ValueError: broken: 11")
     assert as_text.getvalue().endswith("ValueError: broken: 11\n")
     assert "very-hidden" not in as_json.getvalue() + as_text.getvalue()
+
+
+def test_known_secrets_are_masked_in_every_line_of_every_kind(tmp_path: Path) -> None:
+    for as_json in (True, False):
+        sink = io.StringIO()
+        configure_logging("info", json=as_json, sink=sink, redact=Redactor(["hunter2-and-more"]))
+        logger.bind(server="hunter2-and-more").info("it says hunter2-and-more")
+        try:
+            raise ValueError("hunter2-and-more")
+        except ValueError as error:
+            logger.opt(exception=error).error("it failed")
+
+        assert "***" in sink.getvalue()
+        assert "hunter2" not in sink.getvalue()
 
 
 def test_file_gets_json_and_is_private(tmp_path: Path) -> None:

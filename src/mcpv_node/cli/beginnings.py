@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import click
 
-from mcpv_node.client import InitReport, Learning, LearningOutcome
+from mcpv_node.reports import InitReport, Learning, LearningOutcome
 
 from .output import NOTHING, clean, counted, print_table
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mcpv_node.client import Reloaded
+from mcpv_node.reports import Reloaded
 
 from .common import common_options, connect, invocation
 from .output import print_body, print_table

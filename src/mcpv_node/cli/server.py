@@ -1,4 +1,4 @@
-"""`mcpv-node server start|stop|retry NAME`: what an operator may do with one server."""
+"""`mcpv-node server start|stop|retry|approve NAME`: what an operator may do with one server."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ LONGEST_WAIT = 600.0
 @click.group("server")
 @common_options
 def command() -> None:
-    """Start, stop or retry one server."""
+    """Start, stop or retry one server, or approve of its changed tools."""
 
 
 def _act(verb: ServerVerb, name: str, wait: float | None) -> None:
@@ -59,3 +59,29 @@ def _add(verb: ServerVerb, meaning: str) -> None:
 _add("start", "Have an instance of NAME up, also when an operator had stopped it.")
 _add("stop", "Drain NAME, stop it, and keep it stopped.")
 _add("retry", "Forget the failures of NAME and try again now.")
+
+
+@command.command("approve")
+@click.argument("name")
+@click.argument("tools", nargs=-1, metavar="[TOOL]...")
+@common_options
+def approve(name: str, tools: tuple[str, ...]) -> None:
+    """Take the changed definitions of NAME's tools for good, or of these TOOLs, by the server's own names.
+
+    With `pinTools: block` a tool whose definition has changed is listed again only after that; `mcpv-node why NAME`
+    shows which have.
+    """
+    answer = connect().approve(name, tools)
+    if invocation().as_json:
+        print_body(answer.body)
+        return
+    approved = answer.value.approved
+    if approved:
+        click.echo(clean(f"approved of {name}'s {', '.join(approved)}"))
+    missed = sorted(set(tools) - set(approved))
+    if missed:
+        raise CommandFailed(
+            clean(f"{name} has no changed tool named {', '.join(missed)}; nothing to approve there")
+        )
+    if not approved:
+        click.echo(f"no tool of {name} has changed")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import click
 
-from mcpv_node.client import ServerReport
+from mcpv_node.reports import ServerReport
 
 from .common import common_options, connect, invocation
 from .output import NOTHING, print_body, print_table

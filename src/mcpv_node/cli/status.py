@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import click
 
-from mcpv_node.client import ConfigProblem, InstanceReport, NodeClient, ServerReport
+from mcpv_node.client import NodeClient
+from mcpv_node.reports import ConfigProblem, InstanceReport, ServerReport
 
 from .beginnings import print_failed, print_init, print_learning
 from .common import common_options, connect, invocation

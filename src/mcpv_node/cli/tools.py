@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mcpv_node.client import CatalogTool
+from mcpv_node.reports import CatalogEntry
 
 from .common import common_options, connect, invocation
 from .output import print_body, print_table
@@ -14,14 +14,14 @@ from .output import print_body, print_table
 @common_options
 def command() -> None:
     """List the tools of all servers."""
-    answer = connect().tools()
+    answer = connect().catalog("tools")
     if invocation().as_json:
         print_body(answer.body)
         return
     catalog = answer.value
     if catalog.entries:
         print_table(
-            ("TOOL", "SERVER", "SOURCE"), [(tool.name, tool.server, _marks(tool)) for tool in catalog.entries]
+            ("TOOL", "SERVER", "SOURCE"), [(tool.name, tool.server, marks(tool)) for tool in catalog.entries]
         )
     else:
         click.echo("no tools are known")
@@ -29,8 +29,9 @@ def command() -> None:
         click.echo("some servers have not been learnt yet; `mcpv-node servers` shows which", err=True)
 
 
-def _marks(tool: CatalogTool) -> str:
-    marks = [tool.source] if tool.source else []
-    marks += ["stale"] if tool.stale else []
-    marks += ["cold"] if tool.cold else []
-    return ", ".join(marks)
+def marks(entry: CatalogEntry) -> str:
+    """Say how far an entry can be trusted: where it was learnt, whether it may have changed, whether its server runs."""
+    found = [entry.source] if entry.source else []
+    found += ["stale"] if entry.stale else []
+    found += ["cold"] if entry.cold else []
+    return ", ".join(found)

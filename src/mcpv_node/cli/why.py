@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Mapping
 
 import click
 
-from mcpv_node.client import LastExit, LearningOutcome, ServerReport
+from mcpv_node.reports import LastExit, LearningOutcome, ListsReport, ServerReport
 
 from .common import common_options, connect, invocation
 from .output import clean, counted, print_body, print_facts, print_lines
@@ -52,9 +53,43 @@ def _explain(report: ServerReport) -> None:
         click.echo()
         click.echo("the last it wrote on stderr:")
         print_lines(report.stderr)
+    _print_lists(report.name, report.lists or {})
     if report.state == "suspended":
         click.echo()
         click.echo(f"when it is mended: mcpv-node server retry {report.name}")
+
+
+def _print_lists(name: str, lists: Mapping[str, ListsReport]) -> None:
+    """What is known of its lists, and what to do where something is wrong with them."""
+    known = [(kind, one) for kind, one in lists.items() if one.learnt or one.failure]
+    if not known:
+        return
+    click.echo()
+    for kind, one in known:
+        click.echo(clean(f"{kind}: {_describe_lists(one)}"))
+        print_lines(one.conflicts)
+        print_lines([f"left out: {reason}" for reason in one.rejected])
+        shown = [tool for tool in one.changed if tool not in one.withheld]
+        if shown:
+            print_lines([f"not as it was first seen: {', '.join(shown)}"])
+        if one.withheld:
+            print_lines([f"withheld, not as it was first seen: {', '.join(one.withheld)}"])
+        if one.failure is not None:
+            print_lines([f"the last reading failed: {one.failure}"])
+    reports = [one for _, one in known]
+    if any(one.changed for one in reports):
+        click.echo(f"if the changed tools are as they should be: mcpv-node server approve {name}")
+    if any(one.stale or one.failure is not None for one in reports):
+        click.echo(f"to read its lists again: mcpv-node catalog refresh {name}")
+
+
+def _describe_lists(lists: ListsReport) -> str:
+    if not lists.learnt:
+        return "not known"
+    entries = f"{lists.entries} {'entry' if lists.entries == 1 else 'entries'}"
+    facts = [fact for fact in (lists.source, "stale" if lists.stale else None) if fact]
+    said = f"{entries} ({', '.join(facts)})" if facts else entries
+    return said if lists.learnt_at is None else f"{said}, learnt at {lists.learnt_at}"
 
 
 def describe_outcome(outcome: LearningOutcome | None) -> str | None:

@@ -5,7 +5,8 @@
 `services` is what the doors get of the node. `front` is one client's conversation without I/O in the legacy era;
 `modern` is the other era's, one request at a time: `modern_lists`, `modern_flight` (a call under way), `held` (calls
 that wait for their clients between two requests), `listening`, `mirrors`. `calls` is one call through the node,
-`visibility` what a client may see, `auth` who it is. `sessions` owns the sessions of the HTTP door.
+`visibility` what a client may see, `auth` who it is, `issuer` who it is by a token of an authorization server, whose keys
+`issuer_keys` owns, `rates` how much it may ask. `sessions` owns the sessions of the HTTP door.
 `http_door` is that door, `http` its application, `mcp_http` and `modern_http` what it does under `/mcp`, `asgi` what
 they write with; `call_answer` answers one call, `streams` are those of a session, `outbox` is one of them: what waits
 for its reader, and what a reader may ask for again. `watching` is a subscription, `tasks` work that is fetched later,
@@ -28,10 +29,13 @@ from .calls import CallControl, CallReply, perform_call, perform_request
 from .front import Front
 from .held import HeldCalls, HeldMessage
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
+from .issuer import Issuer, check_installed
+from .issuer_keys import IssuerKeys, IssuerKeysMessage
 from .learning import unlearnt_for_call, wait_for_first_lists
 from .lines import SOCKET_NAME, LinesDoor, LinesDoorMessage
 from .linger import Connected, Linger, LingerMessage
 from .open_tasks import OpenTasks, OpenTasksMessage
+from .rates import Rates
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
 
@@ -52,6 +56,9 @@ __all__ = [
     "HeldMessage",
     "HttpDoor",
     "HttpDoorMessage",
+    "Issuer",
+    "IssuerKeys",
+    "IssuerKeysMessage",
     "Linger",
     "LingerMessage",
     "LinesDoor",
@@ -59,14 +66,16 @@ __all__ = [
     "NodeInfo",
     "OpenTasks",
     "OpenTasksMessage",
+    "Rates",
     "Sessions",
     "SessionsMessage",
     "TokenTable",
     "TreeData",
-    "perform_request",
+    "check_installed",
     "load_tokens",
     "make_caller",
     "new_consumer_id",
+    "perform_request",
     "perform_call",
     "read_or_create_token",
     "unlearnt_for_call",

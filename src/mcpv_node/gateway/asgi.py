@@ -54,7 +54,7 @@ class Disconnected(Exception):
 class Exchange:
     """One request and the answer to it."""
 
-    __slots__ = ("_headers", "_receive", "_send", "is_started", "method", "path", "scope")
+    __slots__ = ("_headers", "_is_repeated", "_receive", "_send", "is_started", "method", "path", "scope")
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -65,11 +65,14 @@ class Exchange:
         self.is_started = False  # something of the answer has gone out
         # The first of equal headers counts, except where their values are one list.
         self._headers: dict[bytes, bytes] = {}
+        self._is_repeated = False  # some header stands there more than once
         for name, value in scope["headers"]:
-            if name == b"accept" and name in self._headers:
+            if name not in self._headers:
+                self._headers[name] = value
+                continue
+            self._is_repeated = True
+            if name == b"accept":
                 self._headers[name] += b"," + value
-            else:
-                self._headers.setdefault(name, value)
 
     @property
     def is_tls(self) -> bool:
@@ -82,6 +85,8 @@ class Exchange:
 
     def count(self, name: bytes) -> int:
         """How often a header stands in the request."""
+        if not self._is_repeated:
+            return int(name in self._headers)
         return sum(1 for other, _ in self.scope["headers"] if other == name)
 
     async def body(self, limit: int) -> bytes:
@@ -178,6 +183,7 @@ def accepts(accept: str | None, wanted: str) -> bool:
     return False
 
 
+@lru_cache(REMEMBERED)
 def is_json(content_type: str | None) -> bool:
     """Whether a Content-Type header says JSON, whatever its parameters."""
     return content_type is not None and content_type.partition(";")[0].strip().lower() == "application/json"

@@ -11,12 +11,16 @@ import hmac
 import ipaddress
 import os
 import secrets
+import stat
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.settings import AuthSettings, ServerName
+
+from .asgi import REMEMBERED
 
 # The principal of the token in `<stateDir>/token`, and of everybody when there is no token at all.
 DEFAULT_PRINCIPAL = "default"
@@ -45,6 +49,7 @@ class Authority:
 
     principal: str
     selector: Selector = EVERYTHING
+    may_operate: bool = True  # where it sees everything
 
 
 DEFAULT_AUTHORITY = Authority(DEFAULT_PRINCIPAL)
@@ -84,8 +89,10 @@ def read_or_create_token(path: Path) -> str:
 
 
 def read_token(path: Path) -> str:
-    """The token in `path`, on one line."""
+    """The token in `path`, on one line. A file that everybody may write to is refused."""
     try:
+        if path.stat().st_mode & stat.S_IWOTH:
+            raise AuthError(f"{path}: the token file can be written to by everybody: chmod o-w it")
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise AuthError(f"{path}: the token file cannot be read: {error}") from error
@@ -136,7 +143,8 @@ def bearer_of(authorization: str | None) -> str | None:
     return token.strip() or None if scheme.lower() == "bearer" else None
 
 
-def is_host_allowed(host: str | None, *, bound: str, allowed: Iterable[str] = ()) -> bool:
+@lru_cache(REMEMBERED)
+def is_host_allowed(host: str | None, *, bound: str, allowed: tuple[str, ...] = ()) -> bool:
     """Whether a Host header names this node: what it listens on, loopback, or a configured name.
 
     The port does not matter unless a configured name has one: a tunnel or a container changes it, and a page that

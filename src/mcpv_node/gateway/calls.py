@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
 
+from mcpv_node.actors.audit import Audited, digest_of
 from mcpv_node.actors.callers import Caller, Era
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.instance.messages import (
@@ -59,6 +61,7 @@ from mcpv_node.protocol import (
     error_code,
     error_to_legacy,
     error_to_modern,
+    members,
     offers,
     parse_call,
     to_legacy,
@@ -238,12 +241,31 @@ async def perform_call(
         if control.is_cancelled():
             outcome = CANCELLED
         node.metrics.calls_total(server.spec.name, outcome).inc()
-        node.metrics.call_seconds(server.spec.name, outcome).observe(node.clock.monotonic() - arrived)
+        took = node.clock.monotonic() - arrived
+        node.metrics.call_seconds(server.spec.name, outcome).observe(took)
+        if node.audit is not None:
+            node.audit.tell(_audited(node, caller, route, outcome, took))
     if isinstance(answer, CallFailure) and not control.is_cancelled():
         node.tell_event(
             EventKind.CALL_FAILED, server=server.spec.name, reason=str(answer.reason), client=caller.client
         )
     return reply
+
+
+def _audited(node: NodeContext, caller: Caller, route: Route, outcome: str, took: float) -> Audited:
+    """What the audit says of a request that is over."""
+    call = route.call
+    arguments = members(call.params).get("arguments")
+    return Audited(
+        at=node.clock.wall() - timedelta(seconds=took),
+        caller=caller,
+        server=route.server.spec.name,
+        method=call.method,
+        name=call.name,
+        digest=None if arguments is None else digest_of(memoryview(arguments)),
+        outcome=outcome,
+        seconds=took,
+    )
 
 
 def requires_visits(caller: Caller, answer: Answer | CallReply) -> bool:

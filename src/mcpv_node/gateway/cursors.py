@@ -24,7 +24,7 @@ class Cursors:
     def __init__(self, sealer: Sealer, clock: Clock, principal: str, selector: Selector) -> None:
         self._sealer = sealer
         self._clock = clock
-        self._bound_to = (principal, repr(selector))
+        self._bound_to = (principal, _text_of(selector))
 
     def make(self, of: ListName, last: str) -> bytes:
         """The JSON text of the cursor behind the name `last`."""
@@ -43,3 +43,8 @@ class Cursors:
         except (msgspec.DecodeError, SealError):
             return None
         return place.decode("utf-8", "surrogatepass")
+
+
+def _text_of(selector: Selector) -> str:
+    """The same for the same selection, also in the next life of the node: sets have no order of their own."""
+    return msgspec.json.encode(selector, order="sorted").decode()

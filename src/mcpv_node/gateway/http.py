@@ -16,6 +16,7 @@ from .asgi import AsgiApp, Exchange, Receive, Scope, Send
 from .auth import (
     AUTHORITY,
     DEFAULT_AUTHORITY,
+    HEALTH_PATHS,
     Authority,
     bearer_of,
     is_host_allowed,
@@ -25,8 +26,11 @@ from .auth import (
 )
 from .event_streams import EventStreams
 from .gauges import refresh_gauges
+from .issuer import WELL_KNOWN, Issuer, NotBelieved, challenge, judge_token, read_head, resource_metadata
+from .issuer_keys import KEY_BOUND, FindKey, NotReachable
 from .mcp_http import McpEndpoint
 from .modern_http import Place
+from .rates import whole_seconds
 from .services import DoorServices
 from .sessions import SessionsMessage
 from .visibility import resolve_selector
@@ -38,15 +42,22 @@ _CHALLENGE = b'Bearer realm="mcpv-node"'
 
 
 class HttpApp:
-    """The ASGI application of one door that listens on `bound` (a host as configured)."""
+    """The ASGI application of one door that listens on `bound` (a host as configured) and is found at `url`."""
 
-    def __init__(self, services: DoorServices, sessions: Handle[SessionsMessage], *, bound: str) -> None:
+    def __init__(
+        self, services: DoorServices, sessions: Handle[SessionsMessage], *, bound: str, url: str
+    ) -> None:
         self.mcp = McpEndpoint(services, sessions)
         self.events = EventStreams(services)
         self._services = services
         self._bound = bound
         self._loopback = is_loopback(bound)
         self._auth = services.node.settings.auth
+        oauth = self._auth.oauth
+        # Who we are to the issuer of a token, and what clients ask a token for.
+        self._audience = (
+            f"{url}/mcp" if oauth is None or oauth.audience is None else oauth.audience.rstrip("/")
+        )
         self._rest: AsgiApp | None = None
         self._rest_failed = False
         self._closing = False
@@ -71,7 +82,7 @@ class HttpApp:
         exchange = Exchange(scope, receive, send)
         try:
             authority = await self._admit(exchange)
-            if authority is not None:
+            if authority is not None and await self._is_within_rate(exchange, authority):
                 await self._route(exchange, authority, receive)
         except ActorError as error:
             # An owner is being restarted, or the node is on its way down.
@@ -97,16 +108,71 @@ class HttpApp:
         if not is_origin_allowed(origin, host=host, scheme=scheme, allowed=self._auth.allowed_origins):
             await exchange.problem(403, "pages of this origin may not talk to this node")
             return None
+        if exchange.method == "OPTIONS":
+            # What a browser asks before it lets another page in; none is, so there is nothing to say.
+            await exchange.problem(405, "OPTIONS is not used here")
+            return None
+        issuer = self._services.issuer
+        if issuer is not None and _is_metadata(exchange.path):
+            await self._tell_resource(exchange, issuer)
+            return None
+        return await self._authorize(exchange, issuer)
+
+    async def _authorize(self, exchange: Exchange, issuer: Issuer | None) -> Authority | None:
         tokens = self._services.tokens
-        if tokens is None or not needs_token(exchange.path, loopback=self._loopback):
+        is_open = tokens is None and issuer is None
+        if is_open or not needs_token(exchange.path, loopback=self._loopback):
             return DEFAULT_AUTHORITY
         token = bearer_of(exchange.header(b"authorization"))
-        authority = None if token is None else tokens.find(token)
-        if authority is None:
-            challenge = _CHALLENGE if token is None else _CHALLENGE + b', error="invalid_token"'
-            detail = "a bearer token is needed" if token is None else "the token is not valid here"
-            await exchange.problem(401, detail, headers=[(b"www-authenticate", challenge)])
-        return authority
+        authority = None if token is None or tokens is None else tokens.find(token)
+        if authority is not None:
+            return authority
+        if issuer is not None:
+            return await self._believe(exchange, issuer, token)
+        words = _CHALLENGE if token is None else _CHALLENGE + b', error="invalid_token"'
+        detail = "a bearer token is needed" if token is None else "the token is not valid here"
+        await exchange.problem(401, detail, headers=[(b"www-authenticate", words)])
+        return None
+
+    async def _believe(self, exchange: Exchange, issuer: Issuer, token: str | None) -> Authority | None:
+        """Whose request it is by a token of the authorization server's; None when it has been refused."""
+        verdict: Authority | NotBelieved | None = None
+        if token is not None:
+            verdict = NotBelieved("invalid_token", "the token is not valid here")
+            head = read_head(token)
+            key = None if head is None else await issuer.keys.ask(FindKey(head.kid), KEY_BOUND)
+            if isinstance(key, NotReachable):
+                await self._unavailable(exchange, "the keys of the authorization server cannot be had")
+                return None
+            if key is not None:
+                verdict = judge_token(
+                    token,
+                    key,
+                    settings=issuer.settings,
+                    audience=self._audience,
+                    now=self._services.node.clock.wall().timestamp(),
+                )
+        if isinstance(verdict, Authority):
+            return verdict
+        status = 403 if verdict is not None and verdict.error == "insufficient_scope" else 401
+        words = challenge(issuer.settings, self._audience, exchange.path, verdict)
+        detail = "a bearer token is needed" if verdict is None else verdict.why
+        await exchange.problem(status, detail, headers=[(b"www-authenticate", words)])
+        return None
+
+    async def _tell_resource(self, exchange: Exchange, issuer: Issuer) -> None:
+        if await self._is_read(exchange):
+            await exchange.answer(200, resource_metadata(issuer.settings, self._audience))
+
+    async def _is_within_rate(self, exchange: Exchange, authority: Authority) -> bool:
+        """Count the request; one too many has been refused, and nothing of its body read."""
+        if exchange.path in HEALTH_PATHS:
+            return True
+        wait = self._services.rates.admit(authority.principal, self._services.node.clock.monotonic())
+        if wait:
+            after = [(b"retry-after", whole_seconds(wait))]
+            await exchange.problem(429, "this client makes too many requests", headers=after)
+        return not wait
 
     # --- where it leads -------------------------------------------------------------------------
 
@@ -136,8 +202,9 @@ class HttpApp:
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
-        if authority.selector != EVERYTHING and not is_own_affair(exchange.method, exchange.path):
-            await exchange.problem(403, "this token sees a part of the node only")
+        may_operate = authority.may_operate and authority.selector == EVERYTHING
+        if not may_operate and not is_own_affair(exchange.method, exchange.path):
+            await exchange.problem(403, "this token is not for what shows or changes the whole node")
         elif exchange.path == "/metrics":
             if await self._is_read(exchange):
                 await refresh_gauges(self._services.node)
@@ -173,6 +240,11 @@ class HttpApp:
         await exchange.problem(503, detail, headers=[(b"retry-after", RETRY_AFTER)])
 
 
+def _is_metadata(path: str) -> bool:
+    """Whether a path is where this node says whose tokens it takes, for /mcp or a path below it."""
+    return path == WELL_KNOWN or path == f"{WELL_KNOWN}/mcp" or path.startswith(f"{WELL_KNOWN}/mcp/")
+
+
 def is_own_affair(method: str, path: str) -> bool:
     """Whether a request of the REST application touches only who makes it: a client registers and leaves."""
     if path == "/api/v1/clients":
@@ -182,6 +254,8 @@ def is_own_affair(method: str, path: str) -> bool:
 
 def parse_mcp_path(path: str) -> Selector | None:
     """What a path below `/mcp` selects; None when it is not a path of ours. It may not exist all the same."""
+    if path == "/mcp":
+        return EVERYTHING
     match path.rstrip("/").split("/")[2:]:
         case []:
             return EVERYTHING

@@ -107,10 +107,12 @@ class HttpDoor(LoopActor[BoundAddress]):
         if configured is None:
             raise DoorError(f"listen.http: {listen.http} is not HOST:PORT")
         host, port = configured
-        check_exposure(host, has_tokens=self._services.tokens is not None)
+        has_tokens = self._services.tokens is not None or self._services.issuer is not None
+        check_exposure(host, has_tokens=has_tokens)
         listener = bind_tcp(host, estate.port if estate is not None else port)
         self.estate = BoundAddress(host, int(listener.getsockname()[1]))
-        app = self._app = HttpApp(self._services, self._sessions, bound=host)
+        url = self._url(self.estate)
+        app = self._app = HttpApp(self._services, self._sessions, bound=host, url=url)
         me: Handle[HttpDoorMessage] = Handle(self.cell)
         self._server = _Server(
             uvicorn.Config(
@@ -152,14 +154,17 @@ class HttpDoor(LoopActor[BoundAddress]):
     @handles(_Open)
     def _on_open(self, _: _Open) -> None:
         assert self.estate is not None  # on_start has bound it
-        scheme = "http" if self._services.node.settings.listen.tls is None else "https"
-        host = f"[{self.estate.host}]" if ":" in self.estate.host else self.estate.host
-        url = f"{scheme}://{host}:{self.estate.port}"
+        url = self._url(self.estate)
         logger.bind(url=url).info("the HTTP door is open")
         self._on_bound(url)
         self.started()
         assert self._app is not None  # what is open serves it
         self.run(load_rest(self._services, self._app.events), _rest_loaded)
+
+    def _url(self, place: BoundAddress) -> str:
+        scheme = "http" if self._services.node.settings.listen.tls is None else "https"
+        host = f"[{place.host}]" if ":" in place.host else place.host
+        return f"{scheme}://{host}:{place.port}"
 
     @handles(_RestLoaded)
     def _on_rest_loaded(self, message: _RestLoaded) -> None:

@@ -49,6 +49,7 @@ from mcpv_node.telemetry import EventKind
 from .front import AnswerStep, Front, RunStep, SilentStep
 from .http_door import DRAIN_BOUND, DoorError
 from .modern_lines import ModernLines
+from .modern_reply import overloaded
 from .services import DoorServices, new_consumer_id
 from .unix_socket import bind_unix, is_hung_up, peer_uid
 from .visibility import resolve_selector
@@ -353,6 +354,12 @@ class LineConnection(asyncio.Protocol):
             why = "a request with this id is in flight already"
             self._write(encode_failure(message.id, code=INVALID_REQUEST, message=why))
             return
+        if isinstance(message, Request):
+            wait = self._services.rates.admit(self._principal, self._services.node.clock.monotonic())
+            if wait:
+                why = "this client makes too many requests"
+                self._write(overloaded(message.id, why, retry_after=wait).data)
+                return
         match verdict:
             case Legacy():
                 self._on_legacy(front, message)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from msgspec import Struct
+
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.protocol import (
     INITIALIZE,
@@ -34,13 +36,13 @@ from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
 from .outbox import Reader
 from .services import DoorServices
 from .sessions import (
-    Attach,
     Close,
     NotOpened,
     Open,
     Session,
     SessionId,
     SessionsMessage,
+    attach,
 )
 
 # A look into the session table takes microseconds; longer means that its owner is being restarted (seconds).
@@ -50,6 +52,19 @@ ALLOWED: Final = b"GET, POST, DELETE"
 SESSION_HEADER: Final = b"mcp-session-id"
 VERSION_HEADER: Final = b"mcp-protocol-version"
 LAST_EVENT_HEADER: Final = b"last-event-id"
+
+
+class _NoSession(Struct, frozen=True):
+    """Why a request has no session, as it is answered."""
+
+    status: int
+    message: str
+
+    async def refuse(self, exchange: Exchange, id: RawId | None) -> None:
+        await _refuse(exchange, self.status, self.message, id=id)
+
+
+_NO_SUCH_SESSION: Final = _NoSession(404, "there is no such session; initialize a new one")
 
 
 class McpEndpoint:
@@ -122,8 +137,9 @@ class McpEndpoint:
         ):
             await self._initialize(exchange, place, message)
             return
-        session = await self._attach(exchange, place, message.id if isinstance(message, Request) else None)
-        if session is None:
+        session = self._attach(exchange, place)
+        if isinstance(session, _NoSession):
+            await session.refuse(exchange, message.id if isinstance(message, Request) else None)
             return
         try:
             await self._in_session(exchange, session, message)
@@ -144,22 +160,16 @@ class McpEndpoint:
         finally:
             opened.session.detach(self._now)
 
-    async def _attach(self, exchange: Exchange, place: Place, id: RawId | None) -> Session | None:
-        """Find the session a request names; when it may not be used, the answer has been given."""
+    def _attach(self, exchange: Exchange, place: Place) -> Session | _NoSession:
+        """Find the session a request names, or why it may not be used."""
         version = exchange.header(VERSION_HEADER)
         if version is not None and version not in LEGACY:
-            spoken = ", ".join(LEGACY)
-            await _refuse(exchange, 400, f"MCP-Protocol-Version is not one of {spoken}", id=id)
-            return None
+            return _NoSession(400, f"MCP-Protocol-Version is not one of {', '.join(LEGACY)}")
         name = exchange.header(SESSION_HEADER)
         if not name:
-            await _refuse(exchange, 400, "Mcp-Session-Id is missing; initialize comes first", id=id)
-            return None
-        attach = Attach(SessionId(name), place.principal, place.selector)
-        session = await self._sessions.ask(attach, SESSION_BOUND)
-        if session is None:
-            await _refuse(exchange, 404, "there is no such session; initialize a new one", id=id)
-        return session
+            return _NoSession(400, "Mcp-Session-Id is missing; initialize comes first")
+        session = attach(self._services.sessions, SessionId(name), place.principal, place.selector)
+        return _NO_SUCH_SESSION if session is None else session
 
     async def _in_session(self, exchange: Exchange, session: Session, message: Message) -> None:
         key = exchange.header(KEY_HEADER)
@@ -189,8 +199,9 @@ class McpEndpoint:
         if not accepts(exchange.header(b"accept"), SSE.decode()):
             await exchange.problem(406, "Accept must admit text/event-stream")
             return
-        session = await self._attach(exchange, place, None)
-        if session is None:
+        session = self._attach(exchange, place)
+        if isinstance(session, _NoSession):
+            await session.refuse(exchange, None)
             return
         try:
             reader = session.streams.connect(exchange.header(LAST_EVENT_HEADER))

@@ -67,9 +67,14 @@ def refusal(id: RawId, code: int, message: str, data: bytes | None = None) -> Mo
     return ModernReply(encode_failure(id, code=code, message=message, data=data), code=code)
 
 
-def overloaded(id: RawId, message: str = "too many requests of this client are in flight") -> ModernReply:
+def overloaded(
+    id: RawId,
+    message: str = "too many requests of this client are in flight",
+    *,
+    retry_after: float = RETRY_AFTER,
+) -> ModernReply:
     """One request too many; another time it may be served."""
     failure = CallFailure(
-        reason=Reason.OVERLOADED, message=message, server="", executed="no", retry_after=RETRY_AFTER
+        reason=Reason.OVERLOADED, message=message, server="", executed="no", retry_after=retry_after
     )
     return ModernReply(failure_reply(failure).encode(id), code=failure.code)

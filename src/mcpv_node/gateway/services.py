@@ -20,10 +20,13 @@ from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
 
 from .auth import TokenTable
+from .issuer import Issuer
 from .open_tasks import OpenTasksMessage
+from .rates import Rates
 
 if TYPE_CHECKING:
     from .held import HeldMessage
+    from .sessions import Session, SessionId
 
 _consumer_numbers = itertools.count(1)
 
@@ -79,3 +82,9 @@ class DoorServices:
     held: Handle[HeldMessage]  # the calls that wait for a modern client
     # How many requests each principal has in flight, at all doors together. Theirs to change, on the loop's thread.
     load: Counter[str] = field(default_factory=Counter[str])
+    # What each principal may still ask, at all doors together.
+    rates: Rates = field(default_factory=Rates)
+    issuer: Issuer | None = None  # None: tokens of ours are the only ones
+    # The legacy sessions that live. Sessions alone changes it, each time by one assignment or deletion; every request
+    # reads it, on the loop's thread, as it reads the World.
+    sessions: dict[SessionId, Session] = field(default_factory=dict["SessionId", "Session"])

@@ -7,6 +7,7 @@ counts as in flight. Its id is 192 random bits and is worth nothing to another p
 from __future__ import annotations
 
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NewType, TypeAlias
 
@@ -69,7 +70,10 @@ class Session:
 
     def is_for(self, principal: str, selector: Selector) -> bool:
         """Whether it is of any use to this principal on this path."""
-        return not self.ended and self.front.principal == principal and self.front.selector == selector
+        front = self.front
+        # Nearly always the very same selector: comparing two costs more than looking.
+        is_same = front.selector is selector or front.selector == selector
+        return is_same and not self.ended and front.principal == principal
 
     def attach(self) -> None:
         """One more request or stream uses it, so it is not idle; everyone who attaches detaches when done."""
@@ -126,18 +130,6 @@ class Open(Request[Opened | NotOpened]):
 
 
 @dataclass(frozen=True, slots=True)
-class Attach(Request[Session | None]):
-    """Use a session for one request or stream; None when there is none for this principal and selector.
-
-    Everyone who was given the session calls its `detach` when done.
-    """
-
-    id: SessionId
-    principal: str
-    selector: Selector
-
-
-@dataclass(frozen=True, slots=True)
 class Close(Request[bool]):
     """End a session because its client says so; False when it is not there, or not the client's."""
 
@@ -156,26 +148,42 @@ class CountSessions(Request[int]):
     """How many there are."""
 
 
-SessionsMessage: TypeAlias = Open | Attach | Close | Expire | CountSessions | RegisterAgain
+SessionsMessage: TypeAlias = Open | Close | Expire | CountSessions | RegisterAgain
+
+
+def attach(
+    sessions: Mapping[SessionId, Session], id: SessionId, principal: str, selector: Selector
+) -> Session | None:
+    """Use a session for one request or stream; None when there is none for this principal and selector.
+
+    Everyone who was given the session calls its `detach` when done.
+    """
+    session = sessions.get(id)
+    if session is None or not session.is_for(principal, selector):
+        return None
+    session.attach()
+    return session
 
 
 class Sessions(LoopActor[dict[SessionId, Session]]):
-    """Owner of the table. Each handler changes it by one assignment or one deletion, as its last act.
+    """Owner of the table `services.sessions`. Each handler changes it by one assignment or one deletion, as its last
+    act.
 
     So the table itself can be the estate: it is whole after a crash, and a copy per opened session would cost more
-    than everything else a session does.
+    than everything else a session does. And a request can read it: it need not ask.
     """
 
     def __init__(self, services: DoorServices) -> None:
         super().__init__()
         self._services = services
         self._node = services.node
-        self._sessions: dict[SessionId, Session] = {}
+        self._sessions = services.sessions
 
     def on_start(self, estate: dict[SessionId, Session] | None = None) -> None:
         if estate is None and self.incarnation > 1:
             self._node.clients.tell(DoorEmpty(ClientKind.SESSION))
-        self._sessions = {} if estate is None else estate
+        if estate is None:
+            self._sessions.clear()
         self.estate = self._sessions
         self._count()
         self._sweep_later()
@@ -216,13 +224,6 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         self._sessions[session.id] = session
         self._count()
         return Opened(session, step)
-
-    @answers(Attach)
-    def _on_attach(self, request: Attach) -> Session | None:
-        session = self._find(request.id, request.principal, request.selector)
-        if session is not None:
-            session.attach()
-        return session
 
     @answers(Close)
     def _on_close(self, request: Close) -> bool:

@@ -35,6 +35,8 @@ class Cut(Selector):
 
 def resolve_selector(world: World, wanted: Selector, *, within: Selector = EVERYTHING) -> Selector | None:
     """What `wanted` means for somebody who may see `within`; None when that is unknown or hidden."""
+    if wanted is EVERYTHING and within is EVERYTHING:
+        return EVERYTHING
     selector = _look_up(world, wanted)
     outer = _look_up(world, within)
     if selector is None or outer is None:

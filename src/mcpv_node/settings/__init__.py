@@ -15,13 +15,15 @@ from .find import PACKAGED_CONFIG, find_config, state_dir
 from .loader import Loaded, load_settings
 from .marks import Marks, file_marks
 from .problems import Problem, SettingsError
-from .rules import parse_address
+from .rules import is_private_way, parse_address
+from .secrets import secret_values
 from .spec_key import ServerGroup, group_servers, pool_settings, spec_key
 from .types import (
     ActivationMode,
     AuthSettings,
     BootstrapMode,
     ClusterSettings,
+    IssuerSettings,
     JournalSettings,
     LimitSettings,
     ListenSettings,
@@ -55,6 +57,7 @@ __all__ = [
     "ClusterSettings",
     "Difference",
     "KeptGroup",
+    "IssuerSettings",
     "JournalSettings",
     "LimitSettings",
     "ListenSettings",
@@ -87,9 +90,11 @@ __all__ = [
     "file_marks",
     "find_config",
     "group_servers",
+    "is_private_way",
     "load_settings",
     "parse_address",
     "pool_settings",
+    "secret_values",
     "spec_key",
     "state_dir",
 ]

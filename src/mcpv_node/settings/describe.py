@@ -30,7 +30,7 @@ def describe(settings: NodeSettings) -> dict[str, Any]:
 def _describe_server(spec: ServerSpec) -> dict[str, Any]:
     described: dict[str, Any] = msgspec.to_builtins(spec)
     described["specKey"] = spec_key(spec)
-    described["args"] = list(_without_secrets(spec.args))
+    described["args"] = list(without_secrets(spec.args))
     described["env"] = dict.fromkeys(spec.env, HIDDEN)
     described["headers"] = dict.fromkeys(spec.headers, HIDDEN)
     described["url"] = _without_credentials(spec.url)
@@ -41,7 +41,8 @@ def _describe_server(spec: ServerSpec) -> dict[str, Any]:
     return described
 
 
-def _without_secrets(args: tuple[str, ...]) -> Iterator[str]:
+def without_secrets(args: tuple[str, ...]) -> Iterator[str]:
+    """Give the arguments, those hidden that stand after a flag which names a secret."""
     value_is_secret = False
     for arg in args:
         flag = _SECRET_FLAG.fullmatch(arg)

@@ -80,6 +80,7 @@ _AT_START = frozenset(
         "journal",
         "limits.bodyBytes",
         "limits.lineBytes",
+        "limits.requestsPerMinute",
         "listen",
         "log",
         "stateDir",

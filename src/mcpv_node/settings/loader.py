@@ -19,11 +19,17 @@ from .expand import Expander
 from .marks import Marks, file_marks
 from .problems import Problem, SettingsError, quoted
 from .reading import Fields, Listing, Node, Reader, Scalar, Table, is_name, join
-from .rules import Finding, check_listen, check_server, check_token, normalise_tags, settle_server
+from .rules import (
+    Finding,
+    check_issuer,
+    check_listen,
+    check_server,
+    check_token,
+    normalise_tags,
+    settle_server,
+)
 from .types import (
-    AuthSettings,
     ListenSettings,
-    LogSettings,
     NodeSettings,
     ProfileSettings,
     ServerName,
@@ -230,6 +236,9 @@ class _Load:
         settings = Fields("", values, self.runtime.given, bad).build(NodeSettings)
         _note(reader, "listen", check_listen(settings.listen), _below(bad, "listen"))
         self._check_tokens(reader, settings.auth.tokens)
+        if settings.auth.oauth is not None:
+            findings = check_issuer(settings.auth.oauth, profiles=self.profile_names)
+            _note(reader, "auth.oauth", findings, _below(bad, "auth.oauth"))
         mode = settings.default_activation_mode
         servers = tuple(
             entry.spec if entry.has_mode else msgspec.structs.replace(entry.spec, activation_mode=mode)
@@ -325,13 +334,9 @@ def _with_absolute_files(settings: NodeSettings, expander: Expander) -> NodeSett
         settings,
         state_dir=absolute(settings.state_dir),
         listen=ListenSettings(http=settings.listen.http, tls=tls),
-        auth=AuthSettings(
-            tokens=tokens,
-            allowed_hosts=settings.auth.allowed_hosts,
-            allowed_origins=settings.auth.allowed_origins,
-        ),
-        log=LogSettings(
-            level=settings.log.level, format=settings.log.format, file=absolute(settings.log.file)
+        auth=msgspec.structs.replace(settings.auth, tokens=tokens),
+        log=msgspec.structs.replace(
+            settings.log, file=absolute(settings.log.file), audit=absolute(settings.log.audit)
         ),
     )
 

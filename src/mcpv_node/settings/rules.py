@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .types import ListenSettings, ServerSpec, TokenSettings
+from .types import IssuerSettings, ListenSettings, ServerSpec, TokenSettings
 
 PROCESS_KEYS = ("command", "args", "env", "cwd")
 REMOTE_KEYS = ("url", "headers", "tls", "proxy", "oauth")
@@ -43,6 +43,9 @@ _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]+")
 _ADDRESS = re.compile(r"(?P<host>\[[0-9A-Fa-f:.%a-z]+\]|[^\s:\[\]/]+):(?P<port>[0-9]{1,5})")
 _MAX_PORT = 65_535
+_THIS_MACHINE = frozenset({"localhost", "127.0.0.1", "::1"})
+# RFC 6749, appendix A.4.
+_SCOPE = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,28 @@ def check_token(
     # No tags means everything, which is not what somebody who writes a selector wants.
     if token.tags is not None and not normalise_tags(token.tags):
         yield Finding("tags", "is empty: leave it out for a token that sees everything")
+
+
+def check_issuer(oauth: IssuerSettings, *, profiles: Collection[str]) -> Iterator[Finding]:
+    """Find what is wrong with the authorization server whose tokens are believed."""
+    for key, url in (("issuer", oauth.issuer), ("jwksUri", oauth.jwks_uri)):
+        if url is not None and not is_private_way(url):
+            yield Finding(key, "is not an https URL with a host, nor one of this machine", ("oauth",))
+    if oauth.audience is not None and not _is_web_address(oauth.audience):
+        yield Finding("audience", "is not an http or https URL with a host")
+    for key, scopes in (("scopes", oauth.scopes), ("requiredScopes", oauth.required_scopes)):
+        if not all(_SCOPE.fullmatch(scope) for scope in scopes):
+            yield Finding(key, "holds what is no name of a scope")
+    if oauth.profile is not None and oauth.profile not in profiles:
+        yield Finding("profile", f'there is no profile "{oauth.profile}"')
+
+
+def is_private_way(url: str) -> bool:
+    """Tell whether nobody on the way to `url` can read or change what is said: https, or this machine itself."""
+    if not _is_web_address(url):
+        return False
+    parts = urlsplit(url)
+    return parts.scheme == "https" or parts.hostname in _THIS_MACHINE
 
 
 def parse_address(address: str) -> tuple[str, int] | None:

@@ -157,10 +157,29 @@ class TokenSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     profile: Name | None = None
 
 
+class IssuerSettings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """An OAuth authorization server whose tokens open the door, too. They never open what operates the node."""
+
+    issuer: Text
+    # Who we are to it: the audience of its tokens. None: the URL of /mcp at the address that is listened on.
+    audience: Text | None = None
+    # Where its keys are. None: its metadata says.
+    jwks_uri: Text | None = None
+    # Told to clients that come without a token, as what to ask for.
+    scopes: tuple[Text, ...] = ()
+    # A token without all of these is refused.
+    required_scopes: tuple[Text, ...] = ()
+    # The claim that says who it is.
+    principal_claim: Text = "sub"
+    # What its tokens show. None: every server.
+    profile: Name | None = None
+
+
 class AuthSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     """Who may come in, and under which names the node is reached."""
 
     tokens: tuple[TokenSettings, ...] = ()
+    oauth: IssuerSettings | None = None
     allowed_hosts: tuple[Text, ...] = ()
     allowed_origins: tuple[Text, ...] = ()
 
@@ -186,6 +205,8 @@ class NodeLimits(Struct, frozen=True, kw_only=True, rename="camel"):
     in_flight_per_session: PositiveCount = 64
     in_flight_per_principal: PositiveCount = 512
     list_page: PositiveCount = 1000
+    # Of one principal, at all doors together; 0: as many as it likes.
+    requests_per_minute: Count = 0
 
 
 class LogSettings(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -195,6 +216,8 @@ class LogSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     # auto: JSON when stderr is not a terminal.
     format: LogFormat = "auto"
     file: Text | None = None
+    # Who asked which server for what, a line each; None: nowhere.
+    audit: Text | None = None
 
 
 class ToolRules(Struct, frozen=True, kw_only=True, rename="camel"):

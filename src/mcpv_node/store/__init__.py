@@ -2,13 +2,15 @@
 
 # Layout
 
-`files` writes files that are never half written; `catalog` keeps what the servers offer, and the versions of the
+`files` writes files that are never half written; `audit` is the file of who asked for what; `catalog` keeps what the servers offer, and the versions of the
 lists. All of it blocks, and belongs to the store's own thread.
 """
 
 from __future__ import annotations
 
+from .audit import AuditFile, AuditLine
 from .catalog import (
+    MAX_PROFILES,
     CatalogRecord,
     KindVersion,
     ListedEntry,
@@ -23,6 +25,9 @@ from .catalog import (
 from .files import make_folder, read_if_there, write_atomically
 
 __all__ = [
+    "AuditFile",
+    "AuditLine",
+    "MAX_PROFILES",
     "CatalogRecord",
     "KindVersion",
     "ListedEntry",

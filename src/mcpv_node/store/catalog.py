@@ -28,6 +28,9 @@ FORMAT = 1
 CATALOG_FOLDER = "catalog"
 VERSIONS_FILE = "versions.json"
 
+# So many client profiles are kept of one server beside the empty one; clients of a kind all have the same.
+MAX_PROFILES = 16
+
 _T = TypeVar("_T")
 
 _SPEC_KEY_FILE = re.compile(r"(?P<key>[0-9a-f]{64})\.json")
@@ -114,6 +117,9 @@ def save_catalog(state_dir: Path, record: CatalogRecord) -> tuple[StoreProblem, 
             record, lists={**former.lists, **record.lists}, pins=record.pins or former.pins
         )
     records[record.profile] = record
+    others = [one for profile, one in records.items() if profile not in ("", record.profile)]
+    if len(records.keys() - {""}) > MAX_PROFILES:
+        del records[min(others, key=lambda one: one.learnt_at).profile]
     write_atomically(path, _sealed([records[profile] for profile in sorted(records)]))
     return problems
 

@@ -2,7 +2,7 @@
 
 # Layout
 
-`clock` and `events` are here; `metrics` (prometheus-client) and `logs` (loguru) are imported by those who
+`clock`, `events` and `redaction` are here; `metrics` (prometheus-client) and `logs` (loguru) are imported by those who
 need them, as `mcpv_node.telemetry.metrics` and `mcpv_node.telemetry.logs`: everything uses the clock, and not
 everything should pay for them.
 """
@@ -11,5 +11,6 @@ from __future__ import annotations
 
 from .clock import Clock, SystemClock, rfc3339
 from .events import Event, EventKind
+from .redaction import PLAIN_REDACTOR, Redactor
 
-__all__ = ["Clock", "Event", "EventKind", "SystemClock", "rfc3339"]
+__all__ = ["PLAIN_REDACTOR", "Clock", "Event", "EventKind", "Redactor", "SystemClock", "rfc3339"]

@@ -10,9 +10,9 @@ from __future__ import annotations
 import json as jsonlib
 import logging
 import os
-import re
 import sys
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -20,11 +20,10 @@ from loguru import logger
 
 from .clock import rfc3339
 from .events import ERRORS, WARNINGS, Event
+from .redaction import MASK, PLAIN_REDACTOR, Redactor, names_a_secret
 
 if TYPE_CHECKING:
     from loguru import Record, RecordException
-
-MASK = "***"
 
 # A file grows to this size, then a new one begins; this many are kept: half a gigabyte at most.
 ROTATION = "50 MB"
@@ -42,39 +41,31 @@ _STANDARD_LEVELS = {"TRACE": 5, "DEBUG": logging.DEBUG, "WARNING": logging.WARNI
 # Where a finished line waits for loguru's template to pick it up.
 _LINE = "_line"
 
-_NAMES_A_SECRET = re.compile(r"(?i)authorization|token$|secret|passw(or)?d|api_?key")
-_SECRETS = (
-    # The scheme stays, so that one sees what kind of credential it was.
-    re.compile(
-        r"""(?i)(?P<kept>authorization["']?\s*[:=]\s*["']?(?:(?:bearer|basic|digest|token)\s+)?)[^\s"',;}\]]+"""
-    ),
-    re.compile(r"(?i)(?P<kept>\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"),
-    re.compile(
-        r"""(?ix)(?P<kept>(?:\b|[_-])(?:access_|refresh_|client_)?
-        (?:token|secret|password|passwd|api[_-]?key)["']?\s*[=:]\s*["']?)[^\s"',;&}\]]+"""
-    ),
-    re.compile(r"(?P<kept>://)[^/\s:@]+:[^/\s@]+(?=@)"),
-)
-
 
 def configure_logging(
-    level: str, *, json: bool | None = None, file: Path | None = None, sink: TextIO | None = None
+    level: str,
+    *,
+    json: bool | None = None,
+    file: Path | None = None,
+    sink: TextIO | None = None,
+    redact: Redactor = PLAIN_REDACTOR,
 ) -> None:
     """Send everything from `level` on to `sink` (stderr) and `file`.
 
     `json` None means: JSON unless `sink` is a terminal. The file always holds JSON. Replaces whatever loguru and
-    the standard library's root logger were set to.
+    the standard library's root logger were set to. Every line goes through `redact`.
     """
     stream = sys.stderr if sink is None else sink
     as_json = not stream.isatty() if json is None else json
     name = level.upper()
+    json_line, text_line = partial(_json_line, redact=redact), partial(_text_line, redact=redact)
 
     logger.remove()
     # Both off: what they add to a traceback are values of variables, and with them secrets.
     logger.add(
         stream,
         level=name,
-        format=_json_line if as_json else _text_line,
+        format=json_line if as_json else text_line,
         colorize=not as_json and stream.isatty(),
         backtrace=False,
         diagnose=False,
@@ -83,7 +74,7 @@ def configure_logging(
         logger.add(
             file,
             level=name,
-            format=_json_line,
+            format=json_line,
             rotation=ROTATION,
             retention=KEPT_FILES,
             opener=_private,
@@ -101,14 +92,7 @@ def log_event(event: Event) -> None:
     logger.bind(event=str(event.kind), **fields).log(_level(event), "{}", _sentence(event))
 
 
-def redact(text: str) -> str:
-    """Mask what looks like a credential."""
-    for secret in _SECRETS:
-        text = secret.sub(rf"\g<kept>{MASK}", text)
-    return text
-
-
-def to_json(record: Record) -> str:
+def to_json(record: Record, redact: Redactor = PLAIN_REDACTOR) -> str:
     """Write a record as one compact JSON object on one line."""
     line: dict[str, object] = {
         "at": rfc3339(record["time"]),
@@ -118,15 +102,22 @@ def to_json(record: Record) -> str:
     line.update((name, value) for name, value in _extra(record).items() if name not in line)
     if record["exception"] is not None:
         line["error"] = _traceback(record["exception"])
-    masked = {name: MASK if _NAMES_A_SECRET.search(name) else _masked(value) for name, value in line.items()}
-    return jsonlib.dumps(masked, ensure_ascii=False, separators=(",", ":"), default=_masked_text)
+
+    def masked(value: object) -> str:
+        return redact(str(value))
+
+    shown = {
+        name: MASK if names_a_secret(name) else masked(value) if isinstance(value, str) else value
+        for name, value in line.items()
+    }
+    return jsonlib.dumps(shown, ensure_ascii=False, separators=(",", ":"), default=masked)
 
 
-def _json_line(record: Record) -> str:
-    return _written(record, to_json(record))
+def _json_line(record: Record, redact: Redactor) -> str:
+    return _written(record, to_json(record, redact))
 
 
-def _text_line(record: Record) -> str:
+def _text_line(record: Record, redact: Redactor) -> str:
     fields = " ".join(f"{name}={value}" for name, value in _extra(record).items() if name != "event")
     text = "  ".join(part for part in (record["message"], fields) if part)
     if record["exception"] is not None:
@@ -142,14 +133,6 @@ def _written(record: Record, line: str) -> str:
 
 def _extra(record: Record) -> dict[str, object]:
     return {name: value for name, value in record["extra"].items() if name != _LINE}
-
-
-def _masked(value: object) -> object:
-    return redact(value) if isinstance(value, str) else value
-
-
-def _masked_text(value: object) -> str:
-    return redact(str(value))
 
 
 def _traceback(error: RecordException) -> str:

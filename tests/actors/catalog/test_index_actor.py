@@ -9,20 +9,30 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from support.actors import Do, crash
-from support.catalogs import key_of, learnt, lists, lists_failed, merged, servers_of, tool, view
+from support.catalogs import key_of, lists, lists_failed, servers_of, tool, view
+from support.fakes import FakeClock
 from support.owners import BOUND, Home, home, run, turns, until
 
-from mcpv_node.actors.index import Index
-from mcpv_node.actors.index_messages import AwaitLists, ServersChanged, SnapshotChanged, Unlearnt
+from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.index import Catalog, Index
+from mcpv_node.actors.index_messages import (
+    AwaitLists,
+    DescribeLists,
+    LearningFailed,
+    ServersChanged,
+    SnapshotChanged,
+    Unlearnt,
+)
+from mcpv_node.actors.kept_lists import KEPT_FORMER
 from mcpv_node.actors.kernel import Handle, answers
 from mcpv_node.actors.snapshot import ServerView, Source
-from mcpv_node.actors.store import Store
+from mcpv_node.actors.store import LoadCatalog, Store
+from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.protocol import Rejected
 
 ALPHA, BETA = view("alpha"), view("beta")
+SAMPLER = ClientProfile('{"sampling":{}}')
 
 
 class CrashableIndex(Index):
@@ -160,6 +170,9 @@ def test_an_empty_list_of_a_server_that_has_tools_does_not_replace_a_good_one(tm
             shelf.index.tell(lists("alpha"))
             await shelf.settle()
             assert [(entry.name, entry.stale) for entry in shelf.world.tools.entries] == [("alpha_x", True)]
+            report = await shelf.index.ask(DescribeLists(key_of("alpha")), BOUND)
+            assert report.failure is not None
+            assert "listed no tools" in report.failure
         async with library(tmp_path) as shelf:
             assert shelf.names() == ["alpha_x"]
 
@@ -365,54 +378,245 @@ def test_no_version_goes_back_even_if_the_disk_had_refused_it(tmp_path: Path) ->
     run(main())
 
 
-# --- any order ----------------------------------------------------------------------------------
-
-NAMES = ("a", "a_b", "c")
-STEPS = st.lists(
-    st.one_of(
-        st.tuples(st.just("lists"), st.sampled_from(NAMES), st.sampled_from(["x", "b_x", "y"])),
-        st.tuples(st.just("failed"), st.sampled_from(NAMES), st.just("")),
-        st.tuples(st.just("servers"), st.sampled_from(NAMES), st.just("")),
-        st.tuples(st.just("turn"), st.just(""), st.just("")),
-    ),
-    max_size=10,
-)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(STEPS)
-def test_any_interleaving_ends_where_a_fresh_rebuild_ends_and_versions_only_grow(
-    tmp_path_factory: Any, steps: list[tuple[str, str, str]]
-) -> None:
+def test_what_was_waited_for_in_vain_is_not_waited_for_again_after_two_crashes(tmp_path: Path) -> None:
     async def main() -> None:
-        known: dict[str, Any] = {}
-        hidden: set[str] = set()
-        seen: list[int] = []
-        async with library(tmp_path_factory.mktemp("state"), *map(view, NAMES)) as shelf:
-            everyone = dict(shelf.world.servers)
-            for kind, name, raw in steps:
-                if kind == "lists":
-                    shelf.index.tell(lists(name, tool(raw)))
-                    known[name] = learnt(name, tool(raw))
-                elif kind == "failed":
-                    shelf.index.tell(lists_failed(name))
-                    if name in known:
-                        known[name] = learnt(name, *known[name].listed, stale=True)
-                elif kind == "servers":
-                    hidden ^= {name}
-                    shelf.home.context.world.publish_servers(
-                        {key: server for key, server in everyone.items() if key not in hidden}
-                    )
-                    shelf.index.tell(ServersChanged())
-                else:
-                    await turns(3)
-                seen.append(shelf.world.tools.version)
+        async with library(tmp_path, restarts=9) as shelf:
+            shelf.index.tell(LearningFailed(key_of("alpha"), "no luck"))
             await shelf.settle()
-            seen.append(shelf.world.tools.version)
+            assert shelf.world.tools.pending == {key_of("beta")}
 
-            fresh = merged([view(name) for name in NAMES if name not in hidden], *known.values())
-            assert shelf.world.tools.entries == fresh.entries
-            assert shelf.world.tools.etag == fresh.etag
-            assert seen == sorted(seen)
+            await shelf.crash()
+            await shelf.crash()
+
+            assert shelf.world.tools.pending == {key_of("beta")}
+
+    run(main())
+
+
+# --- who waits for which reading ----------------------------------------------------------------
+
+
+def test_who_wants_a_fresh_reading_is_not_answered_by_one_that_had_begun_before(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            clock = shelf.home.context.clock
+            assert isinstance(clock, FakeClock)
+            began = clock.monotonic()
+            clock.advance(1.0)
+            waiting = asyncio.get_running_loop().create_task(
+                shelf.index.ask(AwaitLists(key_of("alpha"), fresh=True), BOUND)
+            )
+            await turns()
+
+            shelf.index.tell(replace(lists("alpha", tool("x")), began=began))
+            shelf.index.tell(replace(lists_failed("alpha"), began=began))
+            await shelf.settle()
+            assert not waiting.done()
+
+            shelf.index.tell(replace(lists("alpha", tool("y")), began=clock.monotonic()))
+            assert (await waiting).failure is None
+            assert shelf.names() == ["alpha_y"]
+
+    run(main())
+
+
+def test_who_awaits_what_is_known_does_not_wait_for_another_server(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+
+            shelf.index.tell(lists("beta", tool("y")))
+            news = await shelf.index.ask(AwaitLists(key_of("alpha")), BOUND)
+
+            assert news.failure is None
+
+    run(main())
+
+
+def test_what_a_client_of_another_profile_sees_is_not_what_was_awaited(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            waiting = asyncio.get_running_loop().create_task(
+                shelf.index.ask(AwaitLists(key_of("alpha")), BOUND)
+            )
+            await turns()
+            shelf.index.tell(lists("alpha", tool("x"), profile=SAMPLER))
+            await shelf.settle()
+
+            assert not waiting.done()
+            assert key_of("alpha") in await shelf.index.ask(Unlearnt(), BOUND)
+
+            shelf.index.tell(lists("alpha", tool("x")))
+            assert (await waiting).failure is None
+
+    run(main())
+
+
+# --- what is kept of servers that are gone ------------------------------------------------------
+
+
+def published(shelf: Library, *views: ServerView) -> None:
+    """Have other servers in the node, as a reload does."""
+    nobody: Handle[Any] = Handle.create(shelf.home.system, "nobody")
+    shelf.home.context.world.publish_servers(servers_of(views, nobody))
+    shelf.index.tell(ServersChanged())
+
+
+def test_a_server_that_comes_back_has_its_list_at_once(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            published(shelf, BETA)
+            await shelf.settle()
+            assert shelf.names() == []
+        async with library(tmp_path, BETA) as shelf:
+            published(shelf, ALPHA, BETA)
+            await shelf.settle()
+
+            assert shelf.names() == ["alpha_x"]
+
+    run(main())
+
+
+def test_of_servers_that_do_not_come_back_only_so_many_are_kept(tmp_path: Path) -> None:
+    async def main() -> None:
+        views = [view(f"s{number:03}") for number in range(KEPT_FORMER + 3)]
+        async with library(tmp_path, ALPHA, *views) as shelf:
+            clock = shelf.home.context.clock
+            assert isinstance(clock, FakeClock)
+            for one in (ALPHA, *views):
+                clock.advance(1.0)
+                shelf.index.tell(lists(one.name, tool("x")))
+                shelf.index.tell(lists_failed(one.name))
+                await shelf.settle()
+
+            published(shelf, ALPHA)
+            await shelf.settle()
+
+            estate = shelf.index.cell.estate
+            assert isinstance(estate, Catalog)
+            assert len(estate.learnt) == 1 + KEPT_FORMER
+            assert set(estate.failures) == {key_of("alpha")}
+            stored = await shelf.store.ask(LoadCatalog(), BOUND)
+            kept = {record.spec_key for record in stored.records}
+            assert len(kept) == 1 + KEPT_FORMER
+            assert not kept & {key_of(f"s{number:03}") for number in range(3)}, "the oldest are forgotten"
+            assert key_of("alpha") in kept, "one that is there is never forgotten, however old"
+
+    run(main())
+
+
+def test_a_call_after_an_edit_reaches_the_new_server_though_the_list_is_the_same(tmp_path: Path) -> None:
+    async def main() -> None:
+        edited = view("alpha", key=key_of("alpha with another environment"))
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            before = shelf.world
+            new: Handle[Any] = Handle.create(shelf.home.system, "new")
+            shelf.home.context.world.publish_servers(servers_of([edited, BETA], new))
+            shelf.index.tell(ServersChanged())
+            shelf.index.tell(replace(lists("alpha", tool("x")), spec_key=edited.spec_key))
+            await shelf.settle()
+
+            entry = shelf.world.view("tools", EVERYTHING).targets["alpha_x"]
+            assert shelf.world.tools.etag == before.tools.etag
+            assert entry.spec_key == edited.spec_key
+            assert shelf.world.servers[entry.server].handle is new
+            assert before.view("tools", EVERYTHING).targets["alpha_x"].spec_key == key_of("alpha")
+
+    run(main())
+
+
+def test_what_was_listed_before_the_server_was_let_in_is_kept_once_it_is(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path, BETA) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            published(shelf, ALPHA, BETA)
+            await shelf.settle()
+        async with library(tmp_path, ALPHA) as shelf:
+            assert shelf.names() == ["alpha_x"]
+
+    run(main())
+
+
+def test_a_reading_that_finds_nothing_new_is_no_news_but_to_who_waits_for_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            before, told = shelf.world, len(shelf.home.subscribers.of(SnapshotChanged))
+            waiting = asyncio.get_running_loop().create_task(
+                shelf.index.ask(AwaitLists(key_of("alpha"), fresh=True), BOUND)
+            )
+            await turns()
+
+            shelf.index.tell(replace(lists("alpha", tool("x")), began=shelf.home.context.clock.monotonic()))
+
+            assert (await waiting).failure is None
+            assert shelf.world is before
+            assert len(shelf.home.subscribers.of(SnapshotChanged)) == told
+
+    run(main())
+
+
+def test_a_reading_that_finds_nothing_new_is_written_nowhere(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            await shelf.store.ask(LoadCatalog(), BOUND)
+            path = tmp_path / "catalog" / f"{key_of('alpha')}.json"
+            path.unlink()
+
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            await shelf.store.ask(LoadCatalog(), BOUND)
+            assert not path.exists()
+
+            shelf.index.tell(lists("alpha", tool("x", "new")))
+            await shelf.settle()
+            await shelf.store.ask(LoadCatalog(), BOUND)
+            assert path.exists()
+
+    run(main())
+
+
+def test_a_late_list_of_what_a_server_was_before_its_edit_is_not_shown(tmp_path: Path) -> None:
+    async def main() -> None:
+        edited = view("alpha", key=key_of("alpha with another environment"))
+        async with library(tmp_path, edited) as shelf:
+            shelf.index.tell(replace(lists("alpha", tool("new")), spec_key=edited.spec_key))
+            shelf.index.tell(lists("alpha", tool("old")))
+            await shelf.settle()
+
+            assert shelf.names() == ["alpha_new"]
+
+    run(main())
+
+
+def test_an_etag_is_the_same_over_restarts_and_in_whatever_order_servers_start(tmp_path: Path) -> None:
+    async def main() -> None:
+        views = [view(name) for name in ("a", "a_b", "b", "c")]
+        told = {one.name: lists(one.name, tool("b_x"), tool("x"), tool("y")) for one in views}
+        etags: set[str] = set()
+        names: set[tuple[str, ...]] = set()
+        for life, order in enumerate((views, views[::-1], [*views[2:], *views[:2]])):
+            folder = tmp_path / str(life)
+            folder.mkdir()
+            for _ in range(2):  # the second time, what is listed comes from the store
+                async with library(folder, *order) as shelf:
+                    if not shelf.names():
+                        for one in order:
+                            shelf.index.tell(told[one.name])
+                            await shelf.settle()
+                    etags.add(shelf.world.tools.etag)
+                    names.add(tuple(shelf.names()))
+
+        assert len(etags) == 1
+        assert len(names) == 1
 
     run(main())

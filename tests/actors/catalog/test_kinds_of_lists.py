@@ -13,7 +13,9 @@ from support.catalogs import key_of, learnt, merged, tool, view
 from mcpv_node.actors.callers import EMPTY_PROFILE, ClientProfile
 from mcpv_node.actors.snapshot import (
     KEPT_CHANGES,
+    KINDS,
     Entry,
+    Kind,
     Learnt,
     Snapshot,
     Source,
@@ -198,3 +200,75 @@ def test_a_reader_that_takes_only_differences_has_what_is_there(
         assert {name: entry.digest for name, entry in mine.items()} == {
             entry.name: entry.digest for entry in snapshot.entries
         }
+
+
+# --- one change at a time -----------------------------------------------------------------------
+
+
+def steps_of(kind: Kind) -> list[dict[str, list[Listed]]]:
+    """Three servers that come to want each other's names and give way again; each step changes one of them."""
+
+    def entries(*names: str) -> list[Listed]:
+        return [resource(name) if kind == "resources" else tool(name) for name in names]
+
+    a, a_b = ("b_x", "x") if kind != "resources" else ("x:1", "x:1")
+    return [
+        {"a": entries(a, "m"), "a_b": entries("n"), "c": entries("o")},
+        {"a": entries(a, "m"), "a_b": entries("n", a_b), "c": entries("o")},
+        {"a": entries(a, "m"), "a_b": entries("n", a_b), "c": entries("o", "p")},
+        {"a": entries("m"), "a_b": entries("n", a_b), "c": entries("o", "p")},
+        {"a": entries("m"), "a_b": entries("n"), "c": entries()},
+        {"a": entries("m"), "a_b": entries("n"), "c": entries("k", "z")},
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_names_that_come_to_collide_one_by_one_are_as_if_all_had_come_at_once(kind: Kind) -> None:
+    views = [view(name) for name in ("a", "a_b", "c")]
+    known: dict[str, Learnt] = {}
+    snapshot = empty_snapshot(kind)
+    conflicts: list[int] = []
+    for step in steps_of(kind):
+        # What has not changed is the very same, as it is in an index.
+        known = {
+            name: known[name]
+            if name in known and known[name].listed == tuple(listed)
+            else learnt(name, *listed)
+            for name, listed in step.items()
+        }
+        snapshot = merged(views, *known.values(), previous=snapshot, kind=kind)
+        fresh = merged(views, *known.values(), kind=kind)
+
+        assert (snapshot.entries, snapshot.etag, snapshot.conflicts) == (
+            fresh.entries,
+            fresh.etag,
+            fresh.conflicts,
+        )
+        assert (dict(snapshot.by_name), snapshot.by_server) == (dict(fresh.by_name), fresh.by_server)
+        conflicts.append(len(snapshot.conflicts))
+
+    assert conflicts == [0, 1, 1, 0, 0, 0]
+
+
+def test_a_reading_that_finds_nothing_new_leaves_everything_as_it_was() -> None:
+    before = merged([ALPHA, BETA], learnt("alpha", tool("x")), learnt("beta", tool("y")))
+
+    after = merged([ALPHA, BETA], learnt("alpha", tool("x")), learnt("beta", tool("y")), previous=before)
+    other = merged(
+        [ALPHA, BETA], learnt("alpha", tool("x", "new")), learnt("beta", tool("y")), previous=after
+    )
+
+    assert after.shows_what(before)
+    assert not other.shows_what(after)
+
+
+def test_what_got_another_name_is_gone_under_the_old_one() -> None:
+    views = [view("a"), view("a_b")]
+    alone = merged(views, learnt("a"), learnt("a_b", tool("x")))
+    both = merged(views, learnt("a", tool("b_x")), learnt("a_b", tool("x")), previous=alone)
+    again = merged(views, learnt("a"), learnt("a_b", tool("x")), previous=both)
+    given = both.conflicts[0].given
+
+    assert since(both, alone.version) == (["a_b_x", given], [], ["a_b_x"])
+    assert since(again, both.version) == (["a_b_x"], [], ["a_b_x", given])
+    assert since(again, alone.version) == ([], ["a_b_x"], [])

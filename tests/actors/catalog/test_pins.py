@@ -9,11 +9,13 @@ import pytest
 from support.catalogs import key_of, lists, servers_of, tool, view
 from support.owners import BOUND, Home, home, run, turns
 
+from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.index import Index
 from mcpv_node.actors.index_messages import Approve, DescribeLists, ListsReport, Unlearnt
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.pins import compare_with_pins, digest_of, pins_after_approval
 from mcpv_node.actors.store import Store
+from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.settings import NodeSettings, PinTools
 from mcpv_node.telemetry import Event
 
@@ -123,6 +125,21 @@ def test_warned_a_changed_tool_is_shown_and_reported(tmp_path: Path) -> None:
         assert (await pins.report()).changed == ("x",)
 
     pinning(tmp_path, "warn", scenario)
+
+
+def test_a_changed_tool_is_not_new_because_another_kind_of_client_asks_first(tmp_path: Path) -> None:
+    sampler = ClientProfile('{"sampling":{}}')
+
+    async def scenario(pins: Pinning) -> None:
+        await pins.learn(OLD)
+        pins.index.tell(lists("alpha", NEW, tool("y"), profile=sampler))
+        await turns()
+
+        seen = pins.home.context.world.world.view("tools", EVERYTHING, sampler)
+        assert [entry.name for entry in seen.entries] == ["alpha_y"]
+        assert (await pins.report()).withheld == ("x",)
+
+    pinning(tmp_path, "block", scenario)
 
 
 @pytest.mark.parametrize("mode", ["off", "warn", "block"])

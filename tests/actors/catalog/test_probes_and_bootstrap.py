@@ -254,7 +254,13 @@ def test_a_killed_probe_lets_the_instance_go(tmp_path: Path) -> None:
 
 
 def under_way(place: School) -> list[str]:
-    return [name for name, server in place.servers.items() if len(server.acquired) > len(server.released)]
+    """Whose probe has an instance, and waits at every index: both are asked at the same time."""
+    return [
+        name
+        for name, server in place.servers.items()
+        if len(server.acquired) > len(server.released)
+        and len(place.index.waiting.get(key_of(name), ())) >= len(KINDS)
+    ]
 
 
 def test_only_so_many_probes_run_at_once_and_all_have_their_turn(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from support.catalogs import key_of, learnt, merged, tool, view
 
 from mcpv_node.actors.snapshot import Learnt, Source, empty_snapshot
 from mcpv_node.protocol import Listed
+from mcpv_node.settings import ServerName
 
 ALPHA, BETA = view("alpha"), view("beta")
 
@@ -69,6 +70,22 @@ def test_flat_names_have_no_prefix_and_a_separator_is_as_configured() -> None:
     assert flat.by_name["x"].server == "alpha"
     assert len(flat.conflicts) == 1
     assert [entry.name for entry in dashed.entries] == ["alpha-x"]
+
+
+@pytest.mark.parametrize(
+    "order", [("alpha", "beta", "gamma"), ("gamma", "beta", "alpha"), ("beta", "gamma", "alpha")]
+)
+def test_flat_names_do_not_depend_on_who_started_first(order: tuple[str, ...]) -> None:
+    snapshot = empty_snapshot("tools")
+    known: list[Learnt] = []
+    for name in order:
+        known.append(learnt(name, tool("x")))
+        snapshot = merged([view(one) for one in order], *known, previous=snapshot, namespace="flat")
+
+    assert snapshot.by_name["x"].server == "alpha"
+    names = {entry.server: entry.name for entry in snapshot.entries}
+    assert all(re.fullmatch(r"x_[0-9a-f]{6}", names[ServerName(name)]) for name in ("beta", "gamma"))
+    assert len(set(names.values())) == 3
 
 
 def test_only_exposed_tools_are_listed() -> None:

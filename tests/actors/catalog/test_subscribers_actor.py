@@ -13,7 +13,8 @@ from support.owners import Home, home, run, turns, until
 
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from mcpv_node.actors.kernel import Handle, answers
-from mcpv_node.actors.subscribers import Subscribers
+from mcpv_node.actors.snapshot import KINDS
+from mcpv_node.actors.subscribers import Roster, Subscribers
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.settings import ServerName
 
@@ -69,13 +70,14 @@ class Audience:
 @asynccontextmanager
 async def audience(tmp_path: Path, *, restarts: int = 0) -> AsyncIterator[Audience]:
     async with home(tmp_path, played=("events", "index")) as at_home:
+        roster = Roster()
         nobody: Handle[Any] = Handle.create(at_home.system, "nobody")
         at_home.context.world.publish_servers(servers_of(map(view, NAMES), nobody))
         people = Audience(at_home)
         people.publish()
         await at_home.fill(
             "subscribers",
-            lambda: CrashableSubscribers(at_home.context),
+            lambda: CrashableSubscribers(at_home.context, roster),
             handle=at_home.context.subscribers,
             restarts=restarts,
         )
@@ -199,5 +201,60 @@ def test_a_crash_loses_nobody_and_no_change(tmp_path: Path) -> None:
 
             await people.change(alpha="newer")
             assert people.counts() == {1: 2}
+
+    run(main())
+
+
+def test_a_second_crash_at_once_loses_nobody_either(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with audience(tmp_path, restarts=9) as people:
+            people.join(1)
+            await turns()
+            for incarnation in (2, 3):
+                people.place.tell(Do(crash))
+                await until(lambda at=incarnation: people.place.cell.incarnation == at)
+
+            await people.change(alpha="new")
+
+            assert people.counts() == {1: 1}
+            assert people.home.sample("mcpv_subscribers", kind="prompts") == 1.0
+
+    run(main())
+
+
+def test_of_a_thousand_all_hear_the_latest_once_though_one_fails_to_listen(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with audience(tmp_path) as people:
+            people.join(0, notify=crash)
+            for consumer in range(1, 1000):
+                people.join(consumer)
+            await turns()
+
+            for number in range(5):
+                people.publish(alpha=str(number))
+                people.announce()
+            await turns()
+
+            latest = people.home.context.world.world.tools.version
+            assert [[one.version for one in people.told[key]] for key in range(1, 1000)] == [[latest]] * 999
+            assert people.place.cell.crashes == 0
+
+    run(main())
+
+
+def test_it_is_told_of_the_kind_that_has_changed_and_of_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with audience(tmp_path) as people:
+            people.join(1)
+            await turns()
+            cell = people.home.context.world
+            prompts = [learnt(name, tool("x")) for name in NAMES]
+            cell.publish(merged(map(view, NAMES), *prompts, kind="prompts", previous=cell.world.prompts))
+            for kind in KINDS:
+                snapshot = cell.world.snapshot(kind)
+                people.place.tell(SnapshotChanged(kind, snapshot.version, snapshot.etag))
+            await turns()
+
+            assert [news.kind for news in people.told[1]] == ["prompts"]
 
     run(main())

@@ -172,3 +172,19 @@ def test_the_names_of_the_whole_node_are_those_of_its_parts_also_with_dots_in_th
     assert (targets["a.x"].raw_name, targets["a.b.d.e"].server) == ("x", "a.b")
     assert targets.get("a.y") is None
     assert "b.c" not in targets
+
+
+def test_a_view_lives_on_when_nothing_that_it_shows_was_replaced(world: World) -> None:
+    cell = WorldCell(world)
+    before = cell.world.view("tools", EVERYTHING)
+
+    cell.publish(
+        merged(VIEWS, *(learnt(one.name, tool("x"), tool("a.b")) for one in VIEWS), previous=world.tools)
+    )
+    assert cell.world.view("tools", EVERYTHING) is before
+
+    cell.publish(merged(VIEWS, previous=world.prompts, kind="prompts"))
+    assert cell.world.view("tools", EVERYTHING) is before
+
+    cell.publish(merged(VIEWS, learnt("red", tool("y")), previous=cell.world.tools))
+    assert cell.world.view("tools", EVERYTHING) is not before

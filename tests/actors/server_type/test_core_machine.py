@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from support.server_cores import FAR, Desk, make_policy
 
 from mcpv_node.actors.callers import ClientProfile
-from mcpv_node.actors.leases import LeaseKind, StartCause
+from mcpv_node.actors.leases import SLOT_KINDS, LeaseKind, StartCause
 from mcpv_node.actors.server_type import core, facts, seating
 from mcpv_node.actors.server_type.facts import SHARED_LANE, Action, Lane, Policy, State
 
@@ -36,8 +36,8 @@ STRATEGIES = st.sampled_from(["stateless", "stateful", "exclusive", "singleton",
 # Few, so that they meet each other.
 CLIENTS = st.sampled_from(["a", "a", "b", "c"])
 KEYS = st.sampled_from(["", "k", "k", "l", "m"])
-LANES = st.sampled_from([SHARED_LANE] * 4 + [Lane(ClientProfile("sampling")), Lane(owner="session")])
-KINDS = st.sampled_from([LeaseKind.CALL] * 5 + [LeaseKind.SUBSCRIPTION])
+LANES = st.sampled_from([SHARED_LANE] * 3 + [Lane(ClientProfile("sampling")), Lane(ClientProfile("roots"))])
+KINDS = st.sampled_from([LeaseKind.CALL] * 5 + [LeaseKind.HELD, LeaseKind.SUBSCRIPTION, LeaseKind.TASK])
 
 # One client may be served twice while another could be: once for its old turn, once because it came first.
 MOST_PASSES = 2
@@ -70,6 +70,8 @@ class Peer:
     """An instance, as one outside of the server type sees it."""
 
     lane: Lane = SHARED_LANE
+    any_lane: bool = False
+    is_orphaned: bool = False
     is_ready: bool = False
     is_leaving: bool = False
     idle_since: float = 0.0
@@ -86,6 +88,17 @@ class Peer:
         """How many are taken."""
         return len(self.calls) + len(self.abandoned)
 
+    @property
+    def binds_in(self) -> Lane:
+        """The lane its keys are bound in."""
+        return Lane(owner=self.lane.owner) if self.any_lane else self.lane
+
+    def fits(self, asked: Asked) -> bool:
+        """Whether it may serve who asks for whatever serves."""
+        if self.lane.owner not in ("", asked.client):
+            return False
+        return self.any_lane or self.lane.profile == asked.lane.profile
+
     def end(self, lease: int, now: float) -> None:
         for leases in (self.calls, self.kept, self.abandoned):
             leases.discard(lease)
@@ -101,10 +114,22 @@ class Asked:
     key: str
     lane: Lane
     kind: LeaseKind
+    instance: str | None = None  # this one or none
 
     @property
-    def bound_by(self) -> tuple[str, Lane]:
-        return self.key, self.lane
+    def needs_slot(self) -> bool:
+        return self.kind in SLOT_KINDS
+
+    @property
+    def names(self) -> list[tuple[str, Lane]]:
+        """What its key may be bound by, the first that holds being meant."""
+        lanes = [
+            Lane(self.lane.profile, self.client),
+            Lane(owner=self.client),
+            Lane(self.lane.profile),
+            SHARED_LANE,
+        ]
+        return [(self.key, lane) for lane in lanes] if self.key else []
 
 
 class ServerTypeMachine(RuleBasedStateMachine):
@@ -118,7 +143,7 @@ class ServerTypeMachine(RuleBasedStateMachine):
         self.asked: dict[int, Asked] = {}
         self.bound: dict[tuple[str, Lane], str] = {}
         self.used_at: dict[tuple[str, Lane], float] = {}
-        self.keyed: set[int] = set()
+        self.keyed: dict[int, tuple[str, Lane]] = {}
         self.passes: dict[str, Counter[str]] = defaultdict(Counter[str])
         self.granted: dict[int, str] = {}
         self.over: set[int] = set()
@@ -127,6 +152,8 @@ class ServerTypeMachine(RuleBasedStateMachine):
         self.next_lease = 1
         self.may_share_keys = False  # it was not always exclusive
         self.client_count = 0
+        self.last_lane = SHARED_LANE
+        self.is_modern = False  # as far as its last start has shown
 
     @initialize(policy=policies())
     def choose(self, policy: Policy) -> None:
@@ -141,6 +168,7 @@ class ServerTypeMachine(RuleBasedStateMachine):
         key=KEYS,
         lane=LANES,
         kind=KINDS,
+        pinned=st.one_of(st.none(), st.none(), st.none(), st.integers(0)),
     )
     def acquire(
         self,
@@ -150,14 +178,31 @@ class ServerTypeMachine(RuleBasedStateMachine):
         key: str = "",
         lane: Lane = SHARED_LANE,
         kind: LeaseKind = LeaseKind.CALL,
+        pinned: int | None = None,
     ) -> None:
         lease, self.next_lease = self.next_lease, self.next_lease + 1
         is_probe = cause is StartCause.BOOTSTRAP
-        self.asked[lease] = Asked(client, "" if is_probe else key, lane, kind)
+        own_lane = SHARED_LANE if self.desk.policy.strategy == "singleton" else lane
+        if not is_probe and not self.is_modern:
+            self.last_lane = own_lane
+        instance = None
+        if pinned is not None and self.names:
+            # One that is there, as often as not one that was.
+            instance = self.pick([*sorted(self.names), *self.peers], pinned)
+        self.asked[lease] = Asked(client, "" if is_probe else key, own_lane, kind, instance)
         self.waiting.append(lease)
         self.deadlines[lease] = self.desk.now + within
         self.take(
-            self.desk.acquire(lease, cause=cause, within=within, client=client, key=key, lane=lane, kind=kind)
+            self.desk.acquire(
+                lease,
+                cause=cause,
+                within=within,
+                client=client,
+                key=key,
+                lane=lane,
+                kind=kind,
+                instance=None if instance is None else number(instance),
+            )
         )
 
     @rule(choice=st.integers(0))
@@ -182,8 +227,7 @@ class ServerTypeMachine(RuleBasedStateMachine):
         elif lease in self.granted:
             self.peers[self.granted.pop(lease)].end(lease, self.desk.now)
             if lease in self.keyed:
-                self.used_at[self.asked[lease].bound_by] = self.desk.now
-                self.keyed.remove(lease)
+                self.used_at[self.keyed.pop(lease)] = self.desk.now
         self.over.add(lease)
         self.take(self.desk.release(lease))
 
@@ -195,6 +239,31 @@ class ServerTypeMachine(RuleBasedStateMachine):
         peer.calls.remove(lease)
         peer.abandoned.add(lease)
         self.take(self.desk.abandon(lease))
+
+    @rule(choice=st.integers(0), client=CLIENTS)
+    @precondition(lambda self: self.serving())
+    def ask_a_client(self, choice: int, client: str) -> None:
+        """The server asks something of one who calls, or has just called."""
+        name = self.pick(self.serving(), choice)
+        peer = self.peers[name]
+        callers = [self.asked[lease].client for lease in sorted(peer.leases)]
+        client = self.pick(callers, choice) if callers else client
+        if not peer.lane.owner:
+            peer.lane, old = Lane(peer.lane.profile, client), peer.binds_in
+            for key, lane in [bound_by for bound_by, held in self.bound.items() if held == name]:
+                assert lane == old
+                del self.bound[key, lane]
+                self.bound[key, peer.binds_in] = name
+                self.used_at[key, peer.binds_in] = self.used_at[key, lane]
+            for lease in peer.leases & self.keyed.keys():
+                self.keyed[lease] = (self.keyed[lease][0], peer.binds_in)
+        self.take(self.desk.owned(number(name), client))
+
+    @rule(client=CLIENTS)
+    def lose_a_client(self, client: str) -> None:
+        for peer in self.peers.values():
+            peer.is_orphaned = peer.is_orphaned or peer.lane.owner == client
+        self.take(self.desk.client_gone(client))
 
     @rule(policy=policies())
     def reconfigure(self, policy: Policy) -> None:
@@ -229,8 +298,9 @@ class ServerTypeMachine(RuleBasedStateMachine):
         self.desk.state = State(since=self.desk.now, warm=True, serial=old.serial)
         self.desk.policy = replace(self.desk.policy, strategy="stateless")
         leaving = self.leaving()
+        self.last_lane, self.is_modern = SHARED_LANE, False
         for name, peer in list(self.peers.items()):
-            peer.is_leaving = False
+            peer.is_leaving = peer.is_orphaned = False
             for lease in peer.leases if name in leaving else peer.kept:
                 del self.granted[lease]
                 self.over.add(lease)
@@ -238,7 +308,7 @@ class ServerTypeMachine(RuleBasedStateMachine):
             if name in leaving:
                 peer.calls.clear()
                 peer.abandoned.clear()
-            peer.lane = SHARED_LANE
+                peer.lane, peer.any_lane = SHARED_LANE, False  # nobody asks it any more
             peer.idle_since = self.desk.now
             self.take(self.desk.found(number(name), ready=False))
         for name, peer in list(self.peers.items()):
@@ -247,24 +317,38 @@ class ServerTypeMachine(RuleBasedStateMachine):
                 self.take(self.desk.retire(number(name), at_fault=False))
             elif peer.is_ready:
                 busy, abandoned = tuple(sorted(peer.calls)), tuple(sorted(peer.abandoned))
-                self.take(self.desk.found(number(name), busy=busy, abandoned=abandoned))
+                self.is_modern = peer.any_lane
+                self.take(
+                    self.desk.found(
+                        number(name), busy=busy, abandoned=abandoned, lane=peer.lane, any_lane=peer.any_lane
+                    )
+                )
+            else:
+                self.take(self.desk.found(number(name), ready=False, lane=peer.lane))
         self.take(self.desk.clients(self.client_count))
 
     @rule(
         choice=st.integers(0),
-        outcome=st.sampled_from(["ready"] * 6 + ["failed", "failed", "fatal"]),
+        outcome=st.sampled_from(["ready"] * 5 + ["modern", "failed", "failed", "fatal", "asked wrongly"]),
         chance=CHANCES,
     )
     @precondition(lambda self: self.starting())
     def end_a_start(self, choice: int, outcome: str, chance: float) -> None:
         name = self.pick(self.starting(), choice)
-        if outcome == "ready":
+        if outcome in ("ready", "modern"):
+            self.is_modern = self.peers[name].any_lane = outcome == "modern"
             self.peers[name].is_ready = True
             self.peers[name].idle_since = self.desk.now
-            self.take(self.desk.ready(number(name)))
+            self.take(self.desk.ready(number(name), any_lane=self.is_modern))
         else:
             del self.peers[name]
-            self.take(self.desk.fail(number(name), fatal=outcome == "fatal", chance=chance))
+            actions = self.desk.fail(
+                number(name),
+                fatal=outcome == "fatal",
+                chance=chance,
+                asked_wrongly=outcome == "asked wrongly",
+            )
+            self.take(actions)
 
     @rule(
         calls=st.integers(1, 6),
@@ -294,7 +378,7 @@ class ServerTypeMachine(RuleBasedStateMachine):
         for lease in peer.leases:
             del self.granted[lease]
             self.over.add(lease)
-            self.keyed.discard(lease)
+            self.keyed.pop(lease, None)
         self.bound = {key: held for key, held in self.bound.items() if held != name}
         self.take(self.desk.exit(number(name), asked=peer.is_leaving, chance=chance))
 
@@ -366,9 +450,11 @@ class ServerTypeMachine(RuleBasedStateMachine):
         self.names.add(start.id)
         self.peers[start.id] = Peer(start.lane)
         assert len(self.peers) <= self.desk.policy.max_instances
-        starting = sum(self.peers[name].lane == start.lane for name in self.starting())
-        without_callers = max(1, self.warm_count()) if start.lane == SHARED_LANE else 0
-        assert starting <= max(self.needed(start.lane), without_callers), "no more starts than somebody needs"
+        lane = self.starts_in(start.lane)
+        starting = sum(self.starts_in(self.peers[name].lane) == lane for name in self.starting())
+        without_callers = max(1, self.warm_count()) if lane == self.starts_in(self.last_lane) else 0
+        assert not start.lane.owner
+        assert starting <= max(self.needed(lane), without_callers), "no more starts than somebody needs"
 
     def leave(self, stop: facts.Stop) -> None:
         peer = self.peers[stop.id]
@@ -379,8 +465,16 @@ class ServerTypeMachine(RuleBasedStateMachine):
             assert not peer.leases
         if stop.reason == "idle":
             assert not is_bound, "an instance is kept for its keys"
+            desired = core.desired(self.desk.policy, self.desk.state)
+            assert not self.is_warm(peer) or len(self.warm(self.undrained())) >= desired
+        if stop.reason == "its client is gone":
+            assert peer.is_orphaned
+            assert not peer.leases
         if stop.reason == "it gives way to other clients":
-            assert self.waiting
+            waiting = [self.asked[lease] for lease in self.waiting]
+            assert any(asked.instance is None for asked in waiting), "for somebody whom another can help"
+            if self.desk.policy.strategy != "exclusive":
+                assert not all(peer.fits(asked) for asked in waiting)
             patience = self.desk.policy.idle_seconds if is_bound else 0.0
             assert self.desk.now >= peer.idle_since + patience, "a key has its time"
 
@@ -388,21 +482,26 @@ class ServerTypeMachine(RuleBasedStateMachine):
         asked, peer, policy = self.asked[lease], self.peers[name], self.desk.policy
         assert self.is_open()
         assert name in self.serving()
-        assert peer.lane == asked.lane, "lanes never cross"
-        assert peer.slots < policy.max_concurrent
+        if asked.instance is None:
+            assert peer.fits(asked), "lanes never cross, and an owner's instance is its own"
+        else:
+            assert name == asked.instance
+        if asked.needs_slot:
+            assert peer.slots < policy.max_concurrent
         earlier = self.waiting[: self.waiting.index(lease)]
         mine = [other for other in earlier if self.asked[other].client == asked.client]
         assert not any(self.seats_of(other) for other in mine), "first come, first served"
         self.count_passes(asked.client)
-        if policy.sticky and asked.key:
+        if policy.sticky and asked.key and asked.instance is None:
             assert name in self.seats_of(lease), "a key goes where it is bound, and to no other's instance"
-            if self.bound.get(asked.bound_by) != name:
-                self.used_at[asked.bound_by] = self.desk.now
-            self.bound[asked.bound_by] = name
-            self.keyed.add(lease)
+            bound_by = asked.key, peer.binds_in
+            if self.bound.get(bound_by) != name:
+                self.used_at[bound_by] = self.desk.now
+            self.bound[bound_by] = name
+            self.keyed[lease] = bound_by
         self.waiting.remove(lease)
         self.granted[lease] = name
-        (peer.calls if asked.kind is LeaseKind.CALL else peer.kept).add(lease)
+        (peer.calls if asked.needs_slot else peer.kept).add(lease)
 
     def count_passes(self, client: str) -> None:
         """One more of this client is served: whoever could have been instead has been passed over."""
@@ -416,7 +515,10 @@ class ServerTypeMachine(RuleBasedStateMachine):
 
     def forget_what_expired(self) -> None:
         """A binding may be forgotten when its time is over and no call with its key runs or waits."""
-        in_use = {self.asked[lease].bound_by for lease in (*self.keyed, *self.waiting)}
+        in_use = {
+            *self.keyed.values(),
+            *(name for lease in self.waiting for name in self.asked[lease].names),
+        }
         ttl = self.desk.policy.binding_ttl
         for bound_by in list(self.bound):
             if seating.key_in_lane(*bound_by) in self.desk.state.bindings:
@@ -429,35 +531,67 @@ class ServerTypeMachine(RuleBasedStateMachine):
     def seats_of(self, lease: int) -> list[str]:
         """Where it could sit now."""
         asked, policy = self.asked[lease], self.desk.policy
-        draining = {it.id for it in self.desk.state.instances if it.drain_until is not None}
-        serving = [
-            name for name in self.serving() if self.peers[name].lane == asked.lane and name not in draining
-        ]
-        if policy.sticky and asked.key:
-            bound = self.bound.get(asked.bound_by)
-            if bound in serving:
+        undrained = self.undrained()
+        if asked.instance is not None:
+            serving = [name for name in undrained if name == asked.instance]
+        else:
+            serving = [name for name in undrained if self.peers[name].fits(asked)]
+            bound = self.bound_to(asked)
+            if bound is not None:
                 serving = [bound]
             elif policy.strategy == "exclusive":
-                serving = [name for name in serving if name not in self.bound.values()]
-        elif policy.strategy == "exclusive":
-            serving = [name for name in serving if name not in self.bound.values()]
-        return [name for name in serving if self.peers[name].slots < policy.max_concurrent]
+                taken = {held for bound_by, held in self.bound.items() if bound_by not in asked.names}
+                serving = [name for name in serving if name not in taken]
+        return [
+            name for name in serving if not asked.needs_slot or self.peers[name].slots < policy.max_concurrent
+        ]
+
+    def bound_to(self, asked: Asked) -> str | None:
+        """The instance that its key is bound to, where that may serve it."""
+        if not self.desk.policy.sticky:
+            return None
+        held = [self.bound.get(bound_by) for bound_by in asked.names]
+        undrained = self.undrained()
+        return next((name for name in held if name in undrained and self.peers[name].fits(asked)), None)
+
+    def undrained(self) -> list[str]:
+        draining = {it.id for it in self.desk.state.instances if it.drain_until is not None}
+        return [name for name in self.serving() if name not in draining]
+
+    def starts_in(self, lane: Lane) -> Lane:
+        """The lane that a start counts in."""
+        return SHARED_LANE if self.is_modern else lane
+
+    def is_warm(self, peer: Peer) -> bool:
+        """Whether it is of use to whoever comes next."""
+        if peer.lane.owner:
+            return False
+        if peer.any_lane or (self.is_modern and not peer.is_ready):
+            return True
+        return peer.lane.profile == self.last_lane.profile
+
+    def warm(self, names: list[str]) -> list[str]:
+        return [name for name in names if self.is_warm(self.peers[name])]
 
     def needed(self, lane: Lane) -> int:
         """How many new instances the waiters of a lane can use."""
         policy = self.desk.policy
         keys: set[str] = set()
-        seats = 0
+        seats = at_least = 0
         for lease in self.waiting:
             asked = self.asked[lease]
-            if asked.lane != lane or (policy.sticky and self.bound.get(asked.bound_by) in self.serving()):
+            if asked.instance is not None or self.starts_in(asked.lane) != lane:
+                continue
+            if self.bound_to(asked) is not None:
                 continue
             if policy.sticky and asked.key:
                 keys.add(asked.key)
-            else:
+            elif asked.needs_slot or policy.strategy == "exclusive":
                 seats += 1
+            else:
+                at_least = 1
         total = len(keys) + seats
-        return total if policy.strategy == "exclusive" else -(-total // policy.max_concurrent)
+        return max(at_least, total if policy.strategy == "exclusive" else -(-total // policy.max_concurrent))
 
     def is_open(self) -> bool:
         state = self.desk.state
@@ -496,8 +630,8 @@ class ServerTypeMachine(RuleBasedStateMachine):
         assert {it.id: (set(it.busy), set(it.kept), set(it.abandoned)) for it in state.instances} == {
             name: (peer.calls, peer.kept, peer.abandoned) for name, peer in self.peers.items()
         }
-        assert {it.id: it.lane for it in state.instances} == {
-            name: peer.lane for name, peer in self.peers.items()
+        assert {it.id: (it.lane, it.any_lane, it.orphaned) for it in state.instances} == {
+            name: (peer.lane, peer.any_lane, peer.is_orphaned) for name, peer in self.peers.items()
         }
         assert {it.id for it in state.instances if it.stopping} == {
             name for name, peer in self.peers.items() if peer.is_leaving
@@ -518,6 +652,25 @@ class ServerTypeMachine(RuleBasedStateMachine):
     def an_exclusive_instance_has_one_key(self) -> None:
         if self.desk.policy.strategy == "exclusive" and not self.may_share_keys:
             assert len(set(self.bound.values())) == len(self.bound)
+
+    @invariant()
+    def who_goes_on_with_an_instance_waits_only_while_that_serves(self) -> None:
+        for lease in self.waiting:
+            assert self.asked[lease].instance is None or self.asked[lease].instance in self.undrained()
+
+    @invariant()
+    def what_is_desired_is_there_for_whoever_comes(self) -> None:
+        """Or on its way, as far as there is room and it may be tried."""
+        state, policy = self.desk.state, self.desk.policy
+        if self.is_open() and state.next_try_at is None and len(self.peers) < policy.max_instances:
+            alive = [*self.starting(), *self.undrained()]
+            assert len(self.warm(alive)) >= core.desired(policy, state)
+
+    @invariant()
+    def nothing_idles_for_a_client_that_is_gone(self) -> None:
+        assert not any(
+            self.peers[name].is_orphaned and not self.peers[name].leases for name in self.serving()
+        )
 
     @invariant()
     def turns_are_of_those_who_wait(self) -> None:
@@ -577,7 +730,7 @@ def number(name: str) -> int:
 
 TestServerType = ServerTypeMachine.TestCase
 TestServerType.settings = settings(
-    max_examples=400,
+    max_examples=300,
     stateful_step_count=50,
     deadline=None,
     print_blob=True,

@@ -517,23 +517,6 @@ def test_a_start_for_one_lane_is_none_for_another() -> None:
     assert grants(desk.ready(1)) == [(1, "fs-1")]
 
 
-def test_an_instance_with_an_owner_serves_its_owner_alone() -> None:
-    desk = desk_of(max_concurrent=5)
-    desk.acquire(1, lane=Lane(owner="session-1"))
-    desk.ready(1)
-
-    desk.acquire(2)
-    desk.acquire(3, lane=Lane(owner="session-2"))
-
-    assert use(desk, 4, lane=Lane(owner="session-1")) == "fs-1"
-    assert desk.waiting() == [2, 3]
-    assert [it.lane for it in desk.state.instances] == [
-        Lane(owner="session-1"),
-        SHARED_LANE,
-        Lane(owner="session-2"),
-    ]
-
-
 def test_at_the_cap_the_longest_idle_instance_of_another_lane_makes_room() -> None:
     desk = desk_of(ready=2, max_instances=2)
     use(desk, 1)

@@ -14,11 +14,12 @@ from support.actors import Do, crash
 from support.fakes import FakeClock
 from support.owners import BOUND, Home, RecorderOfAll, home, run, turns, until
 
-from mcpv_node.actors.callers import Caller
+from mcpv_node.actors.callers import Caller, ClientProfile
 from mcpv_node.actors.instance.messages import (
     CallAbandoned,
     Describe,
     ExitDetail,
+    InstanceAsked,
     InstanceExited,
     InstanceFacts,
     InstanceFailed,
@@ -26,6 +27,7 @@ from mcpv_node.actors.instance.messages import (
     InstanceRetiring,
     InstanceStarting,
     StopInstance,
+    TellServer,
 )
 from mcpv_node.actors.kernel import ActorRestarted, Handle, Shutdown, answers
 from mcpv_node.actors.leases import (
@@ -41,6 +43,8 @@ from mcpv_node.actors.leases import (
 from mcpv_node.actors.server_type import (
     Activation,
     CallEnded,
+    ClientGone,
+    ClientSaid,
     DrainNow,
     OperatorStart,
     OperatorStop,
@@ -59,6 +63,8 @@ from mcpv_node.settings import RestartSettings, ServerGroup, ServerName, ServerS
 
 CALLER = Caller(principal="me", client="test", key="k")
 HELLO = ServerHello(version="2025-11-25", name="s", server_version="1", capabilities=Capabilities(tools=True))
+MODERN_HELLO = replace_struct(HELLO, version="2026-07-28")
+SAMPLING = ClientProfile("sampling")
 ALONE = SpecKey("a" * 64)
 
 
@@ -123,17 +129,26 @@ class Shop:
 
     # --- what instances tell --------------------------------------------------------------------
 
-    def ready(self, name: str = "fs-1", pid: int = 77) -> None:
+    def ready(self, name: str = "fs-1", pid: int = 77, hello: ServerHello = HELLO) -> None:
         self.server.tell(InstanceStarting(InstanceId(name), pid))
-        self.server.tell(InstanceReady(InstanceId(name), HELLO))
+        self.server.tell(InstanceReady(InstanceId(name), hello))
 
     def exited(self, name: str = "fs-1", *, asked: bool = False, code: int = 3, stderr: int = 1) -> None:
         lines = tuple(f"line {number}" for number in range(stderr))
         self.server.tell(InstanceExited(InstanceId(name), asked, "exited", ExitDetail(code=code), lines))
         self.end(name)
 
-    def failed(self, name: str = "fs-1", *, fatal: bool = False) -> None:
-        self.server.tell(InstanceFailed(InstanceId(name), "no luck", fatal, ExitDetail(code=5), ("oops",)))
+    def failed(self, name: str = "fs-1", *, fatal: bool = False, while_probing: bool = False) -> None:
+        self.server.tell(
+            InstanceFailed(
+                InstanceId(name),
+                "no luck",
+                fatal,
+                ExitDetail(code=5),
+                ("oops",),
+                while_probing=while_probing,
+            )
+        )
         self.end(name)
 
     def end(self, name: str) -> None:
@@ -153,9 +168,12 @@ class Shop:
         *,
         within: float = 1000.0,
         cause: StartCause = StartCause.TOOL_CALL,
+        caller: Caller = CALLER,
+        instance: str | None = None,
     ) -> asyncio.Task[Lease | Refused]:
         deadline = self.clock.monotonic() + within
-        request = Acquire(lease or new_lease_id(), CALLER, deadline, cause)
+        pinned = None if instance is None else InstanceId(instance)
+        request = Acquire(lease or new_lease_id(), caller, deadline, cause, instance=pinned)
         task = asyncio.get_running_loop().create_task(self.server.ask(request, BOUND))
         await turns()
         return task
@@ -289,6 +307,190 @@ def test_a_lease_asked_for_again_is_the_same_lease(tmp_path: Path) -> None:
 
             assert isinstance(again, Lease)
             assert (await fs.ask(Why())).instances[0].busy == 1
+
+    run(main())
+
+
+# --- lanes --------------------------------------------------------------------------------------
+
+
+def caller_of(client: str, profile: ClientProfile = SAMPLING) -> Caller:
+    return replace(CALLER, turn=client, key=client, profile=profile)
+
+
+def test_an_instance_starts_in_the_lane_of_who_caused_it_and_may_be_asked_for_its_era(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            asked = await fs.acquire(caller=caller_of("a"))
+            fs.ready()
+            lease = await asked
+
+            assert isinstance(lease, Lease)
+            assert lease.hello == HELLO
+            assert (fs.lanes, fs.probes) == ([Lane(SAMPLING)], [True])
+
+    run(main())
+
+
+def test_an_instance_that_asks_a_client_is_that_clients_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, max_instances=2, max_concurrent=2) as fs:
+            first = await fs.acquire(caller=caller_of("a"))
+            fs.ready()
+            await first
+            fs.server.tell(InstanceAsked(InstanceId("fs-1"), "a"))
+
+            other = await fs.acquire(caller=caller_of("b"))
+            own = await (await fs.acquire(caller=caller_of("a")))
+            assert fs.started == ["fs-1", "fs-2"]
+            fs.ready("fs-2")
+            others = await other
+
+            assert isinstance(own, Lease)
+            assert isinstance(others, Lease)
+            assert (own.instance_id, others.instance_id) == ("fs-1", "fs-2")
+
+    run(main())
+
+
+def test_what_a_client_says_goes_to_its_own_instances_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, max_instances=2) as fs:
+            for number, client in enumerate("ab", 1):
+                asked = await fs.acquire(caller=caller_of(client))
+                fs.ready(f"fs-{number}")
+                await asked
+                fs.server.tell(InstanceAsked(InstanceId(f"fs-{number}"), client))
+
+            fs.server.tell(ClientSaid("b", "notifications/roots/list_changed", None))
+            await turns()
+
+            heard = {name: it.of(TellServer) for name, it in fs.instances.items()}
+            assert heard == {"fs-1": [], "fs-2": [TellServer("notifications/roots/list_changed")]}
+
+    run(main())
+
+
+def test_the_end_of_a_client_stops_what_is_its_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            lease = await fs.granted()
+            fs.server.tell(InstanceAsked(InstanceId("fs-1"), "a"))
+
+            fs.server.tell(ClientGone("a"))
+            await turns()
+            while_busy = fs.stops_of("fs-1")
+            fs.server.tell(Release(lease.lease))
+            await turns()
+
+            assert while_busy == []
+            assert fs.stops_of("fs-1") == ["its client is gone"]
+
+    run(main())
+
+
+def test_who_goes_on_with_an_instance_is_refused_once_that_is_gone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            await fs.granted()
+            waiting = await fs.acquire(instance="fs-1")
+            assert not waiting.done()
+
+            fs.exited()
+            refused, late = await waiting, await (await fs.acquire(instance="fs-1"))
+
+            for outcome in (refused, late):
+                assert isinstance(outcome, Refused)
+                assert outcome.failure.reason is Reason.INSTANCE_DIED
+                assert outcome.failure.executed == "no"
+            assert fs.started == ["fs-1"]
+
+    run(main())
+
+
+def test_a_modern_server_serves_all_lanes_and_says_so_in_the_lease(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, max_concurrent=2) as fs:
+            asked = await fs.acquire(caller=caller_of("a"))
+            fs.ready(hello=MODERN_HELLO)
+            await asked
+
+            lease = await (await fs.acquire(caller=caller_of("b", ClientProfile("roots"))))
+
+            assert isinstance(lease, Lease)
+            assert lease.hello.era == "modern"
+            assert [it.era for it in (await fs.ask(Why())).instances] == ["modern"]
+
+    run(main())
+
+
+def test_a_start_that_ended_over_the_question_for_its_era_is_made_again_without_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            asked = await fs.acquire()
+            fs.failed(while_probing=True)
+            await turns()
+            assert (fs.started, fs.probes) == (["fs-1", "fs-2"], [True, False])
+
+            fs.ready("fs-2")
+
+            assert isinstance(await asked, Lease)
+            assert (await fs.ask(Why())).failures == 0
+
+    run(main())
+
+
+def test_a_start_that_ends_over_the_question_although_it_is_left_out_has_failed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            asked = await fs.acquire()
+            fs.failed(while_probing=True)
+            await turns()
+
+            fs.failed("fs-2", while_probing=True)
+            refused = await asked
+
+            assert isinstance(refused, Refused)
+            assert refused.failure.reason is Reason.START_FAILED
+            assert (await fs.ask(Why())).failures == 1
+
+    run(main())
+
+
+def test_after_a_start_that_failed_for_another_reason_the_question_is_asked_again(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path) as fs:
+            first = await fs.acquire()
+            fs.failed(while_probing=True)
+            await turns()
+            fs.failed("fs-2")
+            await first
+
+            again = await fs.acquire()
+
+            assert fs.probes == [True, False, True]
+            again.cancel()
+
+    run(main())
+
+
+def test_an_instance_is_found_again_with_its_lane_and_its_owner(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with shop(tmp_path, restarts=9, max_instances=2) as fs:
+            lease = await fs.granted()
+            fs.server.tell(Release(lease.lease))
+            fs.instances["fs-1"].facts = replace(LIVING, profile=SAMPLING, owner="a")
+
+            await fs.crash()
+            await fs.crash()
+            await turns()
+            other = await fs.acquire(caller=caller_of("b"))
+            own = await (await fs.acquire(caller=caller_of("a")))
+
+            assert isinstance(own, Lease)
+            assert own.instance_id == "fs-1"
+            assert not other.done()
+            other.cancel()
 
     run(main())
 

@@ -38,6 +38,7 @@ class NodeOptions:
     token: str | None
     linger: float | None
     marks: Any
+    redact: Any
 
 
 @dataclass(frozen=True)

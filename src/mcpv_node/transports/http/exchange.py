@@ -1,7 +1,8 @@
 """One HTTP request and its answer. The only module that knows the HTTP library, which costs 0.1 s to import.
 
 Every way in which the network or the server fails is an `ExchangeError` here, and no other exception leaves.
-No redirect leads to another origin: what is sent holds credentials.
+No redirect leads to another origin: what is sent holds credentials. What a server names is asked as `reach` says: the
+address is looked at when the connection is made, so that no name can lead elsewhere in between.
 """
 
 from __future__ import annotations
@@ -18,13 +19,14 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from mcpv_node.settings import OAuthSettings, ServerTlsSettings
 
 from .headers import absolute, is_json, media_type, same_origin, shown
 from .proxies import decide_proxy
+from .reach import check_public, decide_reach
 from .types import FailureKind, HttpFailure, HttpLimits, HttpRoute
 
 if TYPE_CHECKING:
@@ -48,6 +50,9 @@ _SHOWN_HEAD = 200
 # A peer that vanished without a word, on a stream that is silent by nature, is noticed after about a minute.
 _PROBE_AFTER, _PROBE_EVERY, _PROBES = 30, 10, 3
 
+# Metadata and tokens have a few kilobytes; more is no such thing.
+SMALL_ANSWER = 256 * 1024
+
 # The library warns of larger ones in one piece.
 _LARGE = 1024 * 1024
 
@@ -61,6 +66,11 @@ class ExchangeError(Exception):
     def __init__(self, failure: HttpFailure) -> None:
         super().__init__(failure.message)
         self.failure = failure
+
+    @classmethod
+    def of(cls, kind: FailureKind, message: str) -> ExchangeError:
+        """One with these words."""
+        return cls(HttpFailure(kind, message))
 
 
 class Answer:
@@ -98,8 +108,9 @@ class Answer:
         except _errors() as error:
             raise ExchangeError(_classify(error, "broke off its answer")) from error
 
-    async def read(self) -> bytes:
-        """The whole body."""
+    async def read(self, limit: int | None = None) -> bytes:
+        """The whole body, if it has no more bytes than `limit`, or than the session's."""
+        self._limit = self._limit if limit is None else min(limit, self._limit)
         length = self._response.content_length
         if length is not None and length > self._limit:
             raise self.too_large("an answer")
@@ -167,6 +178,8 @@ class HttpClient:
         self._route = route
         self._limits = limits
         self._http: aiohttp.ClientSession | None = None
+        # Connects to public addresses alone.
+        self._public: aiohttp.ClientSession | None = None
         # Where redirects have led: asked there at once from then on, for a session is short.
         self._moved: dict[tuple[str, str], str] = {}
         self._credentials: OAuthCredentials | None = None
@@ -193,11 +206,11 @@ class HttpClient:
 
     async def close(self) -> None:
         """Cut every connection and wait until they are gone."""
-        if self._http is not None:
-            http, self._http = self._http, None
+        for http in filter(None, (self._http, self._public)):
             with suppress(TimeoutError):
                 async with asyncio.timeout(_CLOSE_TIMEOUT):
                     await http.close()
+        self._http = self._public = None
 
     async def _open_allowed(
         self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
@@ -220,20 +233,30 @@ class HttpClient:
 
         assert self._route.token_file is not None, "oauth goes with a file for its tokens"
         self._credentials = OAuthCredentials(
-            oauth, url=self._route.url, file=self._route.token_file, fetch=self._fetch
+            oauth, url=self._route.url, file=self._route.token_file, fetch=self.fetch
         )
         return self._credentials
 
-    async def _fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes) -> Fetched:
-        """Ask for what belongs to getting a token; no redirect is followed here, for the flow looks at each."""
+    async def fetch(self, method: str, url: str, headers: Mapping[str, str], body: bytes = b"") -> Fetched:
+        """Ask for what belongs to getting or checking a token, at a place that a server may have named.
+
+        No redirect is followed; more than `SMALL_ANSWER` bytes, and a place out of reach, are an `ExchangeError`.
+        """
         from .oauth import Fetched
 
+        issuer = self._route.oauth.issuer if self._route.oauth is not None else None
+        reach = decide_reach(url, (self._route.url, issuer or ""))
+        if reach is None:
+            message = f"leads to {shown(url)} for its tokens, which is neither https nor this machine"
+            raise ExchangeError(HttpFailure("auth", message))
         try:
             async with asyncio.timeout(self._limits.answer_timeout):
-                answer = await self._open_once(method, url, headers, body or None)
+                answer = await self._open_once(
+                    method, url, headers, body or None, is_public=reach == "public"
+                )
                 try:
                     given = {name: value for name in _TOLD if (value := answer.header(name)) is not None}
-                    return Fetched(answer.status, given, await answer.read())
+                    return Fetched(answer.status, given, await answer.read(SMALL_ANSWER))
                 finally:
                     answer.close()
         except TimeoutError as error:
@@ -253,10 +276,20 @@ class HttpClient:
         raise ExchangeError(HttpFailure("redirect", f"redirects more than {MAX_REDIRECTS} times"))
 
     async def _open_once(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        *,
+        is_public: bool = False,
     ) -> Answer:
-        http = self._http or await self._connect()
         way = self._ways.get(url) or self._find_way(url)
+        # Through a proxy it is the proxy that connects, and its owner who says where to.
+        if is_public and way.proxy is None:
+            http = self._public or await self._connect(is_public=True)
+        else:
+            http = self._http or await self._connect()
         if way.credentials and "authorization" not in headers:
             headers = {**headers, "authorization": way.credentials}
         try:
@@ -280,27 +313,34 @@ class HttpClient:
         way = self._ways[url] = _Way(address, credentials, proxy)
         return way
 
-    async def _connect(self) -> aiohttp.ClientSession:
+    async def _connect(self, *, is_public: bool = False) -> aiohttp.ClientSession:
         if "aiohttp" not in sys.modules:
             # The import takes a tenth of a second, in which the loop has others to serve.
             await asyncio.to_thread(importlib.import_module, "aiohttp")
-        if self._http is not None:
-            return self._http
+        former = self._public if is_public else self._http
+        if former is not None:
+            return former
         import aiohttp
 
-        self._http = aiohttp.ClientSession(
+        # What the configuration says of TLS is for whom it names.
+        own_tls = None if is_public else self._route.tls
+        http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
-                ssl=True if self._route.tls is None else tls_context(self._route.tls),
+                ssl=True if own_tls is None else tls_context(own_tls),
                 # The session counts its requests; the library's own bound would make answers wait for calls.
                 limit=0,
                 keepalive_timeout=KEEPALIVE,
-                socket_factory=_open_socket,
+                socket_factory=_open_public_socket if is_public else _open_socket,
             ),
             timeout=aiohttp.ClientTimeout(total=None, connect=self._limits.connect_timeout),
             # Neither ~/.netrc nor the process's own environment: the route says it all.
             trust_env=False,
         )
-        return self._http
+        if is_public:
+            self._public = http
+        else:
+            self._http = http
+        return http
 
 
 def _with_token(headers: Mapping[str, str], token: str | None) -> Mapping[str, str]:
@@ -364,6 +404,12 @@ def _open_socket(address: tuple[int, int, int, str, object]) -> socket.socket:
         if (option := getattr(socket, name, None)) is not None:
             made.setsockopt(socket.IPPROTO_TCP, option, value)
     return made
+
+
+def _open_public_socket(address: tuple[int, int, int, str, object]) -> socket.socket:
+    # What is looked at here is what is connected to: the name is not asked again.
+    check_public(str(cast("tuple[object, ...]", address[4])[0]))
+    return _open_socket(address)
 
 
 def _payload(body: bytes | None) -> bytes | io.BytesIO | None:

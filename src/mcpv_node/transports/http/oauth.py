@@ -11,19 +11,16 @@ from __future__ import annotations
 
 import asyncio
 import importlib
-import ipaddress
 import json
 import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
-from urllib.parse import urlsplit
 
 from mcpv_node.settings import OAuthSettings
 
 from .exchange import Answer, ExchangeError
-from .headers import shown
 from .types import HttpFailure
 
 if TYPE_CHECKING:
@@ -131,9 +128,6 @@ class OAuthCredentials:
         import httpx2
 
         url = str(wanted.url)
-        if not _may_be_asked(url, self._url):
-            message = f"leads to {shown(url)} for its tokens, which is neither https nor this machine"
-            raise ExchangeError(HttpFailure("auth", message))
         kept = {name: wanted.headers[name] for name in wanted.headers if name not in _FLOW_OWN}
         fetched = await self._fetch(wanted.method, url, kept, wanted.content)
         return httpx2.Response(fetched.status, headers=fetched.headers, content=fetched.body, request=wanted)
@@ -254,19 +248,3 @@ def _make_provider(oauth: OAuthSettings, url: str, store: _Store) -> OAuthClient
 async def _send_nobody(address: str) -> None:
     message = f"wants a person's consent, which a node cannot give: open {address}"
     raise ExchangeError(HttpFailure("auth", message))
-
-
-def _may_be_asked(url: str, server: str) -> bool:
-    """Tell whether secrets may go there: over https to no literal private address, or where the server itself is."""
-    parts, own = urlsplit(url), urlsplit(server)
-    if parts[:2] == own[:2]:
-        return True
-    host = parts.hostname or ""
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError:
-        return parts.scheme == "https" or (parts.scheme == "http" and host == "localhost")
-    own_is_loopback = own.hostname in ("localhost", "127.0.0.1", "::1")
-    if address.is_loopback:
-        return own_is_loopback
-    return parts.scheme == "https" and address.is_global

@@ -1,0 +1,68 @@
+"""Which values of the settings are secrets: what leaves the node must not hold them. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from typing import Final
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from .describe import HIDDEN, without_secrets
+from .types import NodeSettings, ServerSpec
+
+# Shorter ones stand in ordinary words by chance, and masking them would make those unreadable.
+SHORTEST: Final = 6
+
+# Of a secret of several lines, such as a key in PEM, these long ones are secrets each.
+_LONG_LINE: Final = 16
+
+_NAMES_A_SECRET: Final = re.compile(
+    r"(?i)auth|token|secret|passw(or)?d|passphrase|credential|cookie|(api|access|private|signing)_?-?key|\bkey$|_key$|dsn$"
+)
+
+
+def secret_values(settings: NodeSettings) -> frozenset[str]:
+    """Every value of the settings that is a secret, as it may turn up in what a server writes."""
+    found = (value for spec in settings.servers for value in _of_server(spec))
+    return frozenset(part for value in found for part in _spellings(value) if len(part) >= SHORTEST)
+
+
+def _of_server(spec: ServerSpec) -> Iterator[str]:
+    yield from (value for name, value in spec.env.items() if _NAMES_A_SECRET.search(name))
+    yield from spec.headers.values()
+    if spec.oauth is not None and spec.oauth.client_secret is not None:
+        yield spec.oauth.client_secret
+    yield from _of_args(spec.args)
+    for url in (spec.url, spec.proxy or "", *spec.env.values()):
+        yield from _of_url(url)
+
+
+def _of_args(args: tuple[str, ...]) -> Iterator[str]:
+    """What is hidden where arguments are shown."""
+    for arg, shown in zip(args, without_secrets(args), strict=True):
+        if shown != arg:
+            yield arg.removeprefix(shown.removesuffix(HIDDEN))
+
+
+def _of_url(url: str) -> Iterator[str]:
+    """A password in an address, and what its query says under the name of a secret."""
+    if "://" not in url:
+        return
+    try:
+        parts = urlsplit(url)
+        password = parts.password
+    except ValueError:
+        return
+    if password:
+        yield password
+        yield unquote(password)
+    yield from (value for name, value in parse_qsl(parts.query) if _NAMES_A_SECRET.search(name))
+
+
+def _spellings(value: str) -> Iterable[str]:
+    """A secret whole, without the scheme before it, and by its lines."""
+    value = value.strip()
+    scheme, space, rest = value.partition(" ")
+    bare = [rest] if space and scheme.lower() in ("bearer", "basic", "token", "digest") else []
+    lines = [line.strip() for line in value.splitlines()] if "\n" in value else []
+    return [value, *bare, *(line for line in lines if len(line) >= _LONG_LINE)]
