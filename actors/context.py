@@ -31,7 +31,6 @@ class NodeContext:
     boot: str  # this life of the node
     system: ActorSystem
     clock: Clock
-    settings: NodeSettings
     state_dir: Path
     environ: Mapping[str, str]  # the environment the node was started with
     world: WorldCell
@@ -46,6 +45,11 @@ class NodeContext:
         PLAIN_REDACTOR  # for every text that leaves the node and that a server may have written
     )
     audit: Handle[AuditMessage] | None = None  # None: no audit is kept
+
+    @property
+    def settings(self) -> NodeSettings:
+        """The settings in effect now: a reload replaces them together with the servers."""
+        return self.world.world.settings
 
     def tell_event(self, kind: EventKind, **fields: str | None) -> None:
         """Publish one transition, stamped with the wall clock's time."""

@@ -77,6 +77,8 @@ class ServerView:
     spec_key: SpecKey
     tags: frozenset[str] = frozenset()
     expose_tools: frozenset[str] | None = None
+    # What it ran before a reload, the last first: their lists stand until its own are learnt.
+    former: tuple[SpecKey, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,12 +281,14 @@ def _merge_for(
     """What clients of one profile see, at the version of `previous`."""
     kind = previous.kind
     offers: list[tuple[ServerView, Learnt]] = []
+    complete = True
     for view in views:
         known = learnt.get((view.spec_key, profile)) or learnt.get((view.spec_key, EMPTY_PROFILE))
+        complete = complete and known is not None
+        known = known or _known_formerly(view, learnt)
         if known is not None:
             offers.append((view, known))
     blocks = {view.name: _block(kind, view, known, naming, previous) for view, known in offers}
-    complete = len(offers) == len(views)
     few = _merge_few(blocks, views, previous)
     if few is not None:
         return replace(few, complete=complete, changes=previous.changes)
@@ -319,6 +323,13 @@ def _merge_for(
         changes=previous.changes,
         blocks=MappingProxyType(blocks),
     )
+
+
+def _known_formerly(view: ServerView, learnt: AllLearnt) -> Learnt | None:
+    """What was learnt of what it ran before: not sure to be so any more, and better than an empty list."""
+    former = (learnt.get((key, EMPTY_PROFILE)) for key in view.former)
+    known = next((one for one in former if one is not None), None)
+    return None if known is None else replace(known, stale=True)
 
 
 def _merge_few(

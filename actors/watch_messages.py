@@ -10,7 +10,7 @@ from mcpv_node.protocol import CallFailure
 from mcpv_node.settings import ServerName
 
 from .callers import Caller
-from .index_messages import ConsumerId
+from .index_messages import ConsumerId, ServersChanged
 from .instance.messages import Answer, ResourceUpdated
 from .kernel import Request
 
@@ -62,4 +62,4 @@ class UnwatchAll:
     consumer: ConsumerId
 
 
-WatchesMessage: TypeAlias = Watch | Unwatch | UnwatchAll | ResourceUpdated
+WatchesMessage: TypeAlias = Watch | Unwatch | UnwatchAll | ResourceUpdated | ServersChanged

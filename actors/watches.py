@@ -10,7 +10,7 @@ A consumer's wishes are the estate. Leases are not: an incarnation releases all 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import msgspec
 from loguru import logger
@@ -18,7 +18,7 @@ from loguru import logger
 from mcpv_node.protocol import INVALID_REQUEST, CallFailure, Reason
 
 from .context import NodeContext
-from .index_messages import ConsumerId
+from .index_messages import ConsumerId, ServersChanged
 from .instance.messages import Answer, CallFailed, InstanceMessage, ResourceUpdated, WatchResources
 from .kernel import (
     ActorDead,
@@ -226,8 +226,9 @@ class Watches(LoopActor[Wishes]):
             case Refused(failure=failure):
                 self._fail(place, post, failure)
             case ActorDead():
-                # It will not come back: a reload has taken the server away.
+                # It will not come back: a reload has taken the server away, or put another in its place.
                 post.lease = None
+                self._move(place)
                 self._abandon(place, _failure(name, Reason.STOPPING, "is not there any more"))
             case AskTimeout():
                 self._fail(place, post, _failure(name, Reason.QUEUE_TIMEOUT, "had no instance in time"))
@@ -270,6 +271,26 @@ class Watches(LoopActor[Wishes]):
         post.failures += 1
         post.pause = self.after(retry_delay(post.failures), _TryAgain(place))
 
+    def _move(self, place: Place) -> None:
+        """Whoever watches here goes on with what runs their server now, where that is another."""
+        servers = self._node.world.world.servers
+        for consumer, spot, watcher in list(self._table.watchers_at(place)):
+            server = servers.get(watcher.server.spec.name)
+            if server is None or server.handle is place.server:
+                continue
+            moved = Spot(place_of(server, watcher.caller), spot.uri)
+            self._table.remove(consumer, spot)
+            self._table.put(consumer, moved, replace(watcher, server=server))
+            parked = self._parked.pop((consumer, spot), [])
+            if parked:
+                self._parked.setdefault((consumer, moved), []).extend(parked)
+            there = self._posts.get(moved.place)
+            if there is None:
+                there = self._posts[moved.place] = _Post(server)
+            if watcher.agreed:
+                there.missed.add(spot.uri)
+            self._tend(moved.place)
+
     def _abandon(self, place: Place, why: CallFailure) -> None:
         for consumer, spot, _ in self._table.watchers_at(place):
             self._drop(consumer, spot, NotWatching(why))
@@ -281,6 +302,12 @@ class Watches(LoopActor[Wishes]):
         if post is not None:
             post.pause = None
             self._tend(message.place)
+
+    @handles(ServersChanged)
+    def _on_servers_changed(self, _message: ServersChanged) -> None:
+        for place in list(self._posts):
+            self._move(place)
+            self._tend(place)
 
     def _release(self, post: _Post) -> None:
         lease, post.lease = post.lease, None

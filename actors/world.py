@@ -22,7 +22,7 @@ from mcpv_node.protocol import (
     open_list_result,
     parse_template,
 )
-from mcpv_node.settings import ServerName, ServerSpec, SpecKey
+from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, SpecKey
 
 from .callers import EMPTY_PROFILE, ClientProfile
 from .kernel import Handle
@@ -134,15 +134,15 @@ class View:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """Servers, their visibility and the catalog, at one revision."""
+    """The settings in effect, the servers and the catalog, at one revision."""
 
     revision: int = 0
+    settings: NodeSettings = field(default_factory=lambda: NodeSettings(servers=()))
     servers: Mapping[ServerName, Server] = field(default_factory=lambda: MappingProxyType({}))
     tools: Snapshot = field(default_factory=lambda: empty_snapshot("tools"))
     resources: Snapshot = field(default_factory=lambda: empty_snapshot("resources"))
     prompts: Snapshot = field(default_factory=lambda: empty_snapshot("prompts"))
     hellos: Mapping[SpecKey, ServerHello] = field(default_factory=lambda: MappingProxyType({}))
-    page_size: int = 1000
     _views: dict[tuple[Kind, Selector, ClientProfile], View] = field(
         default_factory=dict[tuple[Kind, Selector, ClientProfile], View], repr=False, compare=False
     )
@@ -185,7 +185,7 @@ class World:
                 entries=snapshot.entries,
                 targets=_AllTargets(snapshot),
                 raw_names=False,
-                page_size=self.page_size,
+                page_size=self.settings.limits.list_page,
             )
         seen = (
             entry for entry in snapshot.entries if entry.server in visible and selector.shows(kind, entry)
@@ -208,7 +208,7 @@ class World:
             entries=entries,
             targets=MappingProxyType(targets),
             raw_names=raw_names,
-            page_size=self.page_size,
+            page_size=self.settings.limits.list_page,
         )
 
 
@@ -282,7 +282,14 @@ class WorldCell:
             },
         )
 
-    def publish_servers(self, servers: Mapping[ServerName, Server]) -> None:
+    def publish_servers(
+        self, servers: Mapping[ServerName, Server], settings: NodeSettings | None = None
+    ) -> None:
+        """Replace which servers there are and, where given, the settings in effect: both at once."""
         self.world = replace(
-            self.world, revision=self.world.revision + 1, servers=MappingProxyType(dict(servers)), _views={}
+            self.world,
+            revision=self.world.revision + 1,
+            settings=settings or self.world.settings,
+            servers=MappingProxyType(dict(servers)),
+            _views={},
         )

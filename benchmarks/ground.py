@@ -51,7 +51,6 @@ def make_context(system: ActorSystem, world: World, *, folder: Path) -> NodeCont
         boot="boot",
         system=system,
         clock=SystemClock(),
-        settings=NodeSettings(servers=()),
         state_dir=folder,
         environ=MappingProxyType({}),
         world=WorldCell(world),

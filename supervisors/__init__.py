@@ -26,7 +26,7 @@ from .events import (
     SupervisorGaveUp,
     log_event,
 )
-from .init import AddGroup, Init, RemoveGroup, ServerGroupSpec
+from .init import AddGroup, GroupsChanged, Init, InitMessage, RemoveGroup, ServerGroupSpec
 from .keeper import ChildCallback, ChildKeeper
 from .messages import (
     AlreadyThere,
@@ -91,11 +91,13 @@ __all__ = [
     "DynamicSupervisor",
     "EventSink",
     "GivingUp",
+    "GroupsChanged",
     "Init",
     "NotFound",
     "Phase",
     "ProbeSpec",
     "Refused",
+    "InitMessage",
     "RemoveGroup",
     "Restart",
     "RestartChild",

@@ -370,7 +370,7 @@ class _Turn:
             case GraceExpired():
                 child = self._current(heard.id, heard.incarnation, Phase.STOPPING)
                 if child is not None:
-                    self._kill(child, f"did not stop within {child.spec.grace:g} s")
+                    self._kill(child, f"did not stop within {child.spec.grace_now():g} s")
             case RetryDue():
                 child = self._current(heard.id, heard.incarnation, Phase.BACKING_OFF)
                 if child is not None:
@@ -614,7 +614,7 @@ class _Turn:
         if child.phase is Phase.STARTING:
             self._do(Disarm(child.id))
         child = self._enter(child, Phase.STOPPING)
-        grace = child.spec.grace
+        grace = child.spec.grace_now()
         if grace == 0:
             self._kill(child, "has no grace")
             return

@@ -4,7 +4,8 @@ Each server type has a group of its own: the supervisor of its instances, then t
 alone: one that gives up is kept as a suspended record and costs the others nothing. Always-on servers are
 warmed when Init starts or a group is added, a few at a time, so that a hundred of them do not start at once.
 
-Which groups there are is the composition root's to say, each time Init starts; so a crash of its own loses none.
+Which groups there are is the composition root's to say, each time Init starts or is told to look again; so a crash
+of its own loses none.
 It counts nothing: what it says of the servers is what they say of themselves.
 """
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 from loguru import logger
 
@@ -24,6 +26,7 @@ from mcpv_node.settings import ServerName
 
 from .dynamic import DynamicSupervisor
 from .events import EventSink, log_event
+from .keeper import ChildCallback
 from .messages import (
     AlreadyThere,
     ChildStatus,
@@ -51,6 +54,7 @@ class ServerGroupSpec:
     server: Handle[ServerTypeMessage]
     baseline: int  # so many are to be ready without any client; 0: it starts cold
     warm_timeout: float  # seconds after which the next one has its turn, whatever became of this one
+    name: ServerName | None = None  # of the server, where that is not the group's
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,14 @@ class RemoveGroup(Request[TerminateOutcome]):
     """Drain and stop the group of this name, and forget it; answered once it has ended."""
 
     name: str
+
+
+@dataclass(frozen=True, slots=True)
+class GroupsChanged:
+    """Which groups there are to be has changed, or what they are: look again, start and drain what that asks for."""
+
+
+InitMessage: TypeAlias = AddGroup | RemoveGroup | GroupsChanged | ShowInit
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,12 +103,16 @@ class _Reported:
 
 
 class Init(DynamicSupervisor):
-    """See the module. `groups` says, whenever Init starts, which there are."""
+    """See the module. `groups` says, whenever Init starts or is told to look again, which there are."""
 
     def __init__(
-        self, groups: Callable[[], Sequence[ServerGroupSpec]], *, sink: EventSink = log_event
+        self,
+        groups: Callable[[], Sequence[ServerGroupSpec]],
+        *,
+        on_group_gone: ChildCallback | None = None,
+        sink: EventSink = log_event,
     ) -> None:
-        super().__init__(DynamicSpec(giving_up=GivingUp.RECORD), sink=sink)
+        super().__init__(DynamicSpec(giving_up=GivingUp.RECORD), on_child_gone=on_group_gone, sink=sink)
         self._given_groups = groups
         self._server_groups: dict[str, ServerGroupSpec] = {}
         self._cold: deque[ServerGroupSpec] = deque()
@@ -135,13 +151,16 @@ class Init(DynamicSupervisor):
     @handles(_GroupUp)
     def _on_group_up(self, message: _GroupUp) -> None:
         group, outcome, asked = message.group, message.outcome, message.asked
+        if group.child.id not in self._server_groups:
+            self._on_terminate_child(TerminateChild(group.child.id))  # removed before it was there
         if isinstance(outcome, Exception):
             logger.bind(server=group.child.id).warning("its group is not up: {}", outcome)
             if asked is not None:
                 asked.fail(outcome)
         elif asked is not None:
             asked.answer(outcome)
-        if group.baseline and isinstance(outcome, ChildUp):
+        known = self._server_groups.get(group.child.id)
+        if known is not None and known.baseline and isinstance(outcome, ChildUp):
             self._cold.append(group)
             self._warm_some()
         if group.child.id in self._not_up:
@@ -154,6 +173,27 @@ class Init(DynamicSupervisor):
         self._server_groups.pop(request.name, None)
         self._cold = deque(group for group in self._cold if group.child.id != request.name)
         return self._on_terminate_child(TerminateChild(request.name))
+
+    @handles(GroupsChanged)
+    def _on_groups_changed(self, _message: GroupsChanged) -> None:
+        groups = {group.child.id: group for group in self._given_groups()}
+        for child in self.children():
+            if child.id not in groups and child.phase is not Phase.STOPPING:
+                self._on_remove_group(RemoveGroup(child.id))
+        for group in groups.values():
+            known = self._server_groups.get(group.child.id)
+            if known is None:
+                self._start_group(group, None)
+            else:
+                self._update_group(known, group)
+
+    def _update_group(self, known: ServerGroupSpec, group: ServerGroupSpec) -> None:
+        """Its actors go on; what Init has to know of it may be another."""
+        changed = replace(group, child=known.child)
+        self._server_groups[known.child.id] = changed
+        if changed.baseline and not known.baseline:
+            self._cold.append(changed)
+            self._warm_some()
 
     # --- warming --------------------------------------------------------------------------------
 
@@ -204,7 +244,7 @@ def without_report(group: ServerGroupSpec, child: ChildStatus | None, why: BaseE
     """Say of a group whose server type does not answer: it has given up, or is being restarted."""
     has_given_up = child is not None and child.phase is Phase.SUSPENDED
     return InitStatus(
-        name=ServerName(group.child.id),
+        name=group.name or ServerName(group.child.id),
         state=InitState.SUSPENDED if has_given_up else InitState.PENDING,
         reason=f"its group gave up: {child.last_exit}" if child is not None and has_given_up else str(why),
         ready=0,

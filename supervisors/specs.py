@@ -77,8 +77,8 @@ class ChildSpec:
     # None is the supervisor's default: permanent, and temporary under a dynamic supervisor.
     restart: Restart | None = None
     # Seconds between stop and kill; 0 kills at once. None is without bound, for supervisors: their own
-    # children are bounded, one by one.
-    grace: float | None = GRACE
+    # children are bounded, one by one. A function is asked at each stop: what it depends on may change.
+    grace: float | Callable[[], float] | None = GRACE
     # Seconds until the start counts as failed; None for supervisors, for the same reason.
     start_timeout: float | None = START_TIMEOUT
     # None restarts at once.
@@ -98,13 +98,17 @@ class ChildSpec:
         if self.grace is None:
             if self.kind is not ChildKind.SUPERVISOR:
                 raise SpecError(f"{where}: only a supervisor may stop without a bound on its grace")
-        elif not self.grace >= 0:
+        elif not callable(self.grace) and not self.grace >= 0:
             raise SpecError(f"{where}: grace is {self.grace}, less than 0 seconds")
         if self.start_timeout is None:
             if self.kind is not ChildKind.SUPERVISOR:
                 raise SpecError(f"{where}: only a supervisor may start without a bound")
         elif not self.start_timeout > 0:
             raise SpecError(f"{where}: start_timeout is {self.start_timeout}, not more than 0 seconds")
+
+    def grace_now(self) -> float | None:
+        """The grace of a stop that begins now."""
+        return self.grace() if callable(self.grace) else self.grace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -88,6 +88,7 @@ from .messages import (
     Progressed,
     ReadLists,
     ResourceUpdated,
+    Respec,
     StopInstance,
     TellServer,
     WatchResources,
@@ -656,6 +657,15 @@ class Instance(LoopActor[None], abc.ABC):
 
     def on_shutdown(self) -> None:
         self._stop_for("the node is stopping")
+
+    def _on_respec_done(self) -> None:
+        """For what a kind of instance looks after by itself."""
+
+    @handles(Respec)
+    def _on_respec(self, message: Respec) -> None:
+        self._spec = message.spec
+        self._pings.respec(message.spec)
+        self._on_respec_done()
 
     @handles(StopInstance)
     def _on_stop_instance(self, message: StopInstance) -> None:

@@ -13,7 +13,7 @@ from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import InstanceId, LeaseId
 from mcpv_node.actors.snapshot import Kind
 from mcpv_node.protocol import CallFailure, Listed, Rejected, ServerHello
-from mcpv_node.settings import SpecKey
+from mcpv_node.settings import ServerSpec, SpecKey
 
 # Something a server asks of a client, as its instance counts them.
 AskNumber = NewType("AskNumber", int)
@@ -118,6 +118,13 @@ class TellServer:
 
 
 @dataclass(frozen=True, slots=True)
+class Respec:
+    """Its entry has other limits and timeouts from now on; what it runs is the same."""
+
+    spec: ServerSpec
+
+
+@dataclass(frozen=True, slots=True)
 class StopInstance:
     """End the session: close stdin, wait, terminate, wait, kill. `reason` is for events and metrics."""
 
@@ -155,7 +162,7 @@ class WatchResources(Request[Answer | CallFailed]):
 
 
 InstanceMessage: TypeAlias = (
-    Call | AnswerAsk | CancelCall | TellServer | StopInstance | Describe | ReadLists | WatchResources
+    Call | AnswerAsk | CancelCall | TellServer | Respec | StopInstance | Describe | ReadLists | WatchResources
 )
 
 

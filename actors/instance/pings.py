@@ -75,6 +75,7 @@ class Pings:
         self._is_awaited = is_awaited
         self._retire = retire
         self._turn: Timer | None = None
+        self._has_begun = False
         self._is_under_way = False
         self._misses = 0
         self._is_suspect = False  # a call's limit has passed; over once the server was heard
@@ -83,8 +84,17 @@ class Pings:
 
     def begin(self, instance_id: InstanceId) -> None:
         """It is ready."""
+        self._has_begun = True
         if self._interval:
             self._turn = self._turn_after(stagger(instance_id, self._interval))
+
+    def respec(self, spec: ServerSpec) -> None:
+        """Ping as this says from now on."""
+        is_other = spec.ping_interval_seconds != self._interval
+        self._interval = spec.ping_interval_seconds
+        self._failures = spec.ping_failures
+        if is_other and self._has_begun and not self._is_under_way:
+            self._turn_later()
 
     def on_turn(self) -> None:
         """The interval is over."""
@@ -92,7 +102,7 @@ class Pings:
         if self._is_idle():
             self._send()
         else:
-            self._turn = self._turn_after(self._interval)
+            self._turn_later()
 
     def on_limit_passed(self) -> None:
         """A call got no reply in its time: perhaps only that call hangs, perhaps all of it."""
@@ -107,6 +117,11 @@ class Pings:
             return
         if not self._is_under_way and not self._is_awaited():
             self._send()
+
+    def _turn_later(self) -> None:
+        if self._turn is not None:
+            self._turn.cancel()
+        self._turn = self._turn_after(self._interval) if self._interval else None
 
     def _send(self) -> None:
         if self._turn is not None:
@@ -127,7 +142,7 @@ class Pings:
         match finding.verdict:
             case Verdict.FINE:
                 self._is_suspect = self._is_suspect and not heard
-                self._turn = self._turn_after(self._interval)
+                self._turn_later()
             case Verdict.AGAIN:
                 self._send()
             case Verdict.GONE:

@@ -62,6 +62,7 @@ class StdioInstance(Instance):
         self._stderr_allowance = LogAllowance()
         self._last_lines: tuple[tuple[str, ...], tuple[str, ...]] = (), ()  # as written, and as shown
         self._exit_status: ExitStatus | None = None
+        self._looks_at_memory = False
 
     # --- start ----------------------------------------------------------------------------------
 
@@ -90,7 +91,12 @@ class StdioInstance(Instance):
 
     def _on_ready(self) -> None:
         if self._spec.limits.memory_mb is not None:
+            self._looks_at_memory = True
             self.after(stagger(self._id, look_interval(self._spec)), LookAtMemory())
+
+    def _on_respec_done(self) -> None:
+        if self._phase is Phase.READY and not self._looks_at_memory:
+            self._on_ready()
 
     # --- the way to the server ------------------------------------------------------------------
 
@@ -166,6 +172,7 @@ class StdioInstance(Instance):
     def _on_memory_seen(self, message: MemorySeen) -> None:
         allowed = self._spec.limits.memory_mb
         if allowed is None or self._phase is not Phase.READY:
+            self._looks_at_memory = False
             return
         match message.used:
             case None:

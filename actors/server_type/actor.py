@@ -30,6 +30,7 @@ from mcpv_node.actors.instance.messages import (
     InstanceReady,
     InstanceRetiring,
     InstanceStarting,
+    Respec,
     StopInstance,
     TellServer,
 )
@@ -121,7 +122,8 @@ class ServerType(LoopActor[Estate]):
     """See the module.
 
     `start_instance` has a new Instance started under its supervisor and names it; it is told the lane, and whether the
-    server may be asked for its era.
+    server may be asked for its era. `group_id` is what the ids of its instances begin with: two server types of one name
+    may stand beside each other during a reload.
     """
 
     def __init__(
@@ -130,11 +132,13 @@ class ServerType(LoopActor[Estate]):
         group: ServerGroup,
         start_instance: StartInstance,
         live_instances: LiveInstances = tuple,
+        group_id: str | None = None,
     ) -> None:
         super().__init__()
         self._node = node
         self._group = group
         self._name = ServerName(group.specs[0].name)
+        self._id = group_id or self._name
         self._policy = Policy.of(group.specs[0])
         self._start_instance = start_instance
         self._live_instances = live_instances
@@ -161,7 +165,7 @@ class ServerType(LoopActor[Estate]):
 
     def on_start(self, estate: Estate | None = None) -> None:
         # An id is never used twice: what a crash left uncommitted may have taken the next number.
-        self._prefix = self._name if self.incarnation == 1 else f"{self._name}-r{self.incarnation}"
+        self._prefix = self._id if self.incarnation == 1 else f"{self._id}-r{self.incarnation}"
         if estate is None:
             # Only the first one waits for its turn: nobody tells a later one to warm.
             self.estate = Estate(State(since=self._now, warm=self.incarnation > 1))
@@ -328,8 +332,12 @@ class ServerType(LoopActor[Estate]):
 
     @handles(Reconfigure)
     def _on_reconfigure(self, message: Reconfigure) -> None:
-        self._policy = Policy.of(message.spec)
-        self._decide(facts.Woken())
+        self._group = message.group
+        self._name = message.group.name
+        self._policy = Policy.of(message.group.specs[0])
+        for peer in self._kept.peers.values():
+            peer.handle.tell(Respec(message.group.specs[0]))
+        self._decide(facts.RetryAsked() if message.is_edit else facts.Woken())
 
     @handles(ClientSaid)
     def _on_client_said(self, message: ClientSaid) -> None:

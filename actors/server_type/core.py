@@ -238,7 +238,7 @@ def _refusal(
     if state.held:
         return Reason.STOPPING, "an operator stopped this server; `server start` lifts it", None
     if state.draining:
-        return Reason.STOPPING, "the node is stopping", None
+        return Reason.STOPPING, "it is stopping for good", None
     if state.suspended is not None:
         return Reason.SUSPENDED, state.suspended, None
     if state.next_try_at is None or state.next_try_at <= now:
@@ -629,7 +629,7 @@ def explain(policy: Policy, state: State) -> tuple[ServerState, str]:
     starting = sum(it.starts for it in state.instances)
     target = desired(policy, state)
     if state.held or state.draining:
-        by_whom = "an operator stopped it" if state.held else "the node is stopping"
+        by_whom = "an operator stopped it" if state.held else "it is stopping for good"
         if state.instances:
             return ServerState.DRAINING, f"{by_whom}; calls in hand finish first"
         return ServerState.DISABLED, f"{by_whom}; `server start` lifts it" if state.held else by_whom

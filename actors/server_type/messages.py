@@ -21,7 +21,7 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import Acquire, InstanceId, Release, StartCause
-from mcpv_node.settings import ServerName, ServerSpec, SpecKey
+from mcpv_node.settings import ServerGroup, ServerName, SpecKey
 
 
 class ServerState(StrEnum):
@@ -148,9 +148,13 @@ class Warm:
 
 @dataclass(frozen=True, slots=True)
 class Reconfigure:
-    """Other pool settings from now on, for the instances that run as well: the same processes go on."""
+    """Other entries or pool settings from now on, for the instances that run as well: the same processes go on.
 
-    spec: ServerSpec
+    `is_edit`: somebody changed an entry, which lifts an operator's stop, as it does a suspension.
+    """
+
+    group: ServerGroup
+    is_edit: bool = True
 
 
 @dataclass(frozen=True, slots=True)

@@ -39,20 +39,21 @@ from mcpv_node.reports import (
     CatalogDifference,
     Learning,
     NodeState,
+    Reloaded,
     ServerAct,
     ServerReport,
 )
 from mcpv_node.telemetry.clock import SystemClock
 from mcpv_node.version import VERSION
 
+# New servers may have to start before the old ones end, each within its own bound (seconds).
+RELOAD_TIMEOUT = 610.0
+
 # A node answers REST from memory; what takes longer is a node that does not run any more.
 ANSWER_TIMEOUT = 10.0
 
 # The longest a call may take is 3600 s by default, and the node ends it then; the rest is for its queue and a start.
 CALL_TIMEOUT = 3700.0
-
-# A reload waits for the servers that must be warm: their start has 30 s by default, a package may be downloaded.
-RELOAD_TIMEOUT = 150.0
 
 # REST is loaded after the doors are open: a fraction of a second, more on a busy machine.
 LOADING_TIMEOUT = 10.0
@@ -85,12 +86,20 @@ class BadAnswer(ClientError):
 class NodeRefused(ClientError):
     """The node answered with a problem (RFC 9457)."""
 
-    def __init__(self, status: int, title: str, detail: str, reason: str | None = None) -> None:
-        super().__init__(detail or title)
+    def __init__(
+        self,
+        status: int,
+        title: str,
+        detail: str,
+        reason: str | None = None,
+        problems: tuple[str, ...] = (),
+    ) -> None:
+        super().__init__("\n  ".join((detail or title, *problems)))
         self.status = status
         self.title = title
         self.detail = detail
         self.reason = reason
+        self.problems = problems
 
 
 class CallRefused(ClientError):
@@ -101,21 +110,6 @@ class CallRefused(ClientError):
         self.code = code
         self.message = message
         self.data = data
-
-
-class ReloadChange(Struct, frozen=True, kw_only=True, rename={"kind": "class"}):
-    """What a reload did to one server."""
-
-    server: str
-    kind: str
-
-
-class ReloadReport(Struct, frozen=True, kw_only=True):
-    """What a reload applied: the body of `POST /api/v1/reload`."""
-
-    outcome: str
-    changes: tuple[ReloadChange, ...] = ()
-    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +158,7 @@ class _Problem(Struct, frozen=True):
     title: str = ""
     detail: str = ""
     reason: str | None = None
+    problems: tuple[str, ...] = ()
 
 
 class _RpcError(Struct, frozen=True):
@@ -271,10 +266,10 @@ class NodeClient:
         body = self._request("POST", path, timeout=ANSWER_TIMEOUT + (wait or 0.0), content=content)
         return Answer(_decode(body, Learning), body)
 
-    def reload(self) -> Answer[ReloadReport]:
-        """Have the node read its configuration again; NodeRefused when that cannot be applied."""
+    def reload(self) -> Answer[Reloaded]:
+        """Have the configuration read again and brought into effect; NodeRefused says why it is not."""
         body = self._request("POST", "/api/v1/reload", timeout=RELOAD_TIMEOUT)
-        return Answer(_decode(body, ReloadReport), body)
+        return Answer(_decode(body, Reloaded), body)
 
     def stop_node(self) -> Answer[dict[str, Any]]:
         """Ask the node to drain and end; answered before it does."""
@@ -329,7 +324,9 @@ class NodeClient:
             raise NodeRefused(
                 status, problem.title, f"the node does not accept the token in {self._node.token_file}"
             )
-        raise NodeRefused(status, problem.title or f"HTTP {status}", problem.detail, problem.reason)
+        raise NodeRefused(
+            status, problem.title or f"HTTP {status}", problem.detail, problem.reason, problem.problems
+        )
 
     def _exchange(
         self, method: str, path: str, *, timeout: float, content: bytes | None

@@ -9,6 +9,7 @@
     ├── bootstrap    one probe for each spec key that is being learnt
     ├── clients      who is registered, and so which servers are active
     ├── watches      who hears of which resource, and so what servers are asked to tell
+    ├── config       the settings in effect, and the files they come from
     └── gateway      open tasks, held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top. Where it is configured, `audit` stands after events, and
@@ -36,15 +37,11 @@ from mcpv_node.actors import (
     Clients,
     Events,
     Guard,
-    HttpInstance,
     Index,
-    Instance,
     NodeContext,
     Probe,
     Roster,
     Server,
-    ServerType,
-    StdioInstance,
     Store,
     Subscribers,
     Watches,
@@ -53,16 +50,14 @@ from mcpv_node.actors import (
 )
 from mcpv_node.actors.audit import AuditMessage
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
+from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
-from mcpv_node.actors.instance import InstanceMessage
 from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
-from mcpv_node.actors.leases import InstanceId
-from mcpv_node.actors.server_type import DrainNow, ServerTypeMessage
-from mcpv_node.actors.server_type.facts import Lane
-from mcpv_node.actors.snapshot import KINDS, Kind, ServerView
-from mcpv_node.actors.status import LearningMessage, ShowInit
+from mcpv_node.actors.server_type import DrainNow
+from mcpv_node.actors.snapshot import KINDS, Kind
+from mcpv_node.actors.status import LearningMessage
 from mcpv_node.actors.store import StoreMessage
 from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.gateway import (
@@ -87,14 +82,22 @@ from mcpv_node.gateway import (
     SessionsMessage,
     TokenTable,
     TreeData,
-    Visibility,
     check_installed,
     load_tokens,
     read_or_create_token,
 )
 from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
 from mcpv_node.protocol import Sealer
-from mcpv_node.settings import NodeSettings, ServerGroup, ServerName, SpecKey, group_servers, secret_values
+from mcpv_node.settings import (
+    Difference,
+    Marks,
+    NodeSettings,
+    ServerName,
+    SpecKey,
+    enabled_groups,
+    load_settings,
+    secret_values,
+)
 from mcpv_node.state_dir import (
     StateDirBusy,
     StateDirUnsafe,
@@ -108,24 +111,18 @@ from mcpv_node.supervisors import (
     Bootstrap,
     ChildExited,
     ChildGaveUp,
-    ChildKeeper,
     ChildKind,
     ChildSpec,
     ChildStarted,
-    DynamicSpec,
     Init,
+    InitMessage,
     ProbeSpec,
-    Restart,
-    RestartWindow,
-    ServerGroupSpec,
     StartChild,
-    Strategy,
     SupervisionEvent,
     Supervisor,
     SupervisorGaveUp,
     SupervisorSpec,
     TreeNode,
-    dynamic_child,
     log_event,
     supervisor_child,
     tree,
@@ -135,11 +132,11 @@ from mcpv_node.telemetry.metrics import Metrics
 from mcpv_node.transports import ReapReport
 from mcpv_node.version import VERSION
 
+from .groups import INSTANCE_STOP_MARGIN, ServerGroups, drain_bound, servers_of
+from .reload import Reloading
+
 # What a stop may take beyond the longest drain and grace of the servers: the doors, the guard, the last files.
 STOP_MARGIN = 10.0
-
-# Between the end of an instance's grace and the moment its actor is killed: TERM, KILL, a scan for escapees.
-INSTANCE_STOP_MARGIN = 6.0
 
 # Reading the ledger and reaping what a dead node left may take both of its graces.
 GUARD_START_TIMEOUT = 15.0
@@ -163,6 +160,9 @@ class NodeOptions:
     http: str | None = None
     token: str | None = None
     linger: float | None = None
+    # What masks secrets in the log of whoever runs the node: it learns those that a reload brings.
+    redact: Redactor = field(default_factory=Redactor)
+    marks: Marks = ()  # of the files that the settings came from, when they were read
     environ: Mapping[str, str] = field(default_factory=lambda: dict(os.environ))
     clock: Clock = field(default_factory=SystemClock)
 
@@ -176,6 +176,7 @@ class NodeRuntime:
     def __init__(self, options: NodeOptions) -> None:
         self._options = options
         self._settings = _with_address(options.settings, options.http)
+        options.redact.learn(secret_values(self._settings))
         self._loop = asyncio.get_running_loop()
         self._lock: int | None = None
         self._root_ended: asyncio.Future[ExitReason] = self._loop.create_future()
@@ -188,7 +189,9 @@ class NodeRuntime:
         self.system.on_restart = lambda kind: self.metrics.actor_restarts_total(kind).inc()
         self._root = Handle[StartChild].create(self.system, "node")
         self._linger = Handle[LingerMessage].create(self.system, "linger")
-        self._init = Handle[ShowInit].create(self.system, "init")
+        self._init = Handle[InitMessage].create(self.system, "init")
+        self._config = Handle[ConfigMessage].create(self.system, "config")
+        self.fault: str | None = None  # why the node asked itself to stop
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
         self._held = Handle[HeldMessage].create(self.system, "held")
@@ -201,7 +204,9 @@ class NodeRuntime:
         self._audit = (
             None if self._settings.log.audit is None else Handle[AuditMessage].create(self.system, "audit")
         )
-        self._servers: dict[ServerName, Handle[ServerTypeMessage]] = {}
+        self._guard = Handle[GuardMessage].create(self.system, "guard")
+        self._groups = ServerGroups(self.system, lambda: self.context, self._guard, self._on_supervision)
+        self._groups.assign(self._groups.make(group) for group in enabled_groups(self._settings))
         self.context: NodeContext
 
     # --- life -----------------------------------------------------------------------------------
@@ -261,10 +266,18 @@ class NodeRuntime:
             unlock_state_dir(self._lock)
             self._lock = None
 
+    async def reload(self) -> Applied | Rejected:
+        """Have the configuration read again and brought into effect, and say what became of that."""
+        return await self._config.ask(Reload(), RELOAD_BOUND)
+
+    def reload_soon(self) -> None:
+        """The same for who does not wait: the log says what became of it."""
+        self._config.tell(Reload())
+
     def hurry(self) -> None:
         """A stop under way waits for no calls any more."""
-        for server in self._servers.values():
-            server.tell(DrainNow())
+        for running in self._groups.existing:
+            running.server.tell(DrainNow())
 
     async def wait_ended(self) -> ExitReason:
         """Until the root has ended, by itself or because it was stopped."""
@@ -272,9 +285,13 @@ class NodeRuntime:
 
     def longest_stop(self) -> float:
         """The bound of a whole stop, in seconds."""
-        servers = self._settings.servers
-        drain = max((spec.drain_timeout_seconds + spec.stop_grace_seconds for spec in servers), default=0.0)
-        return drain + INSTANCE_STOP_MARGIN + STOP_MARGIN
+        drains = (drain_bound(running.group.specs[0]) for running in self._groups.existing)
+        return max(drains, default=INSTANCE_STOP_MARGIN) + STOP_MARGIN
+
+    def _longest_drain(self) -> float:
+        """How long a door waits for the calls in hand, in seconds."""
+        specs = (running.group.specs[0] for running in self._groups.existing)
+        return max((spec.drain_timeout_seconds for spec in specs), default=0.0)
 
     # --- the tree -------------------------------------------------------------------------------
 
@@ -283,7 +300,6 @@ class NodeRuntime:
         node_id = read_or_create_node_id(state_dir)
         boot = secrets.token_hex(4)
         events = Handle[EventsMessage].create(system, "events")
-        guard = Handle[GuardMessage].create(system, "guard")
         post = GuardPost()
         store = Handle[StoreMessage].create(system, "store")
         indexes: dict[Kind, Handle[IndexMessage]] = {
@@ -296,20 +312,15 @@ class NodeRuntime:
         sessions = Handle[SessionsMessage].create(system, "sessions")
         lines = Handle[LinesDoorMessage].create(system, "lines")
         doors: tuple[Handle[RegisterAgain], ...] = (sessions, lines)
-        groups = [group for group in group_servers(settings) if not group.is_disabled]
-        self._servers = {
-            ServerName(group.name): Handle[ServerTypeMessage].create(system, f"server-{group.name}")
-            for group in groups
-        }
+        groups = self._groups
         self.context = context = NodeContext(
             node_id=node_id,
             boot=boot,
             system=system,
             clock=self._options.clock,
-            settings=settings,
             state_dir=state_dir,
             environ=MappingProxyType(dict(self._options.environ)),
-            world=WorldCell(self._world(groups)),
+            world=WorldCell(World(settings=settings, servers=servers_of(groups.running))),
             metrics=self.metrics,
             events=events,
             indexes=MappingProxyType(indexes),
@@ -317,11 +328,10 @@ class NodeRuntime:
             clients=clients,
             watches=watches,
             config_path=self._options.config_path,
-            redact=Redactor(secret_values(settings)),
+            redact=self._options.redact,
             audit=self._audit,
         )
         services = self._services(tokens, token_file)
-        drain = max((spec.drain_timeout_seconds for spec in settings.servers), default=0.0)
         return Supervisor(
             SupervisorSpec(
                 children=(
@@ -330,7 +340,7 @@ class NodeRuntime:
                         start=lambda: Guard(
                             state_dir / "ledger.jsonl", f"{node_id}/", on_reaped=self._on_reaped, post=post
                         ),
-                        handle=guard,
+                        handle=self._guard,
                         grace=GUARD_START_TIMEOUT,
                         start_timeout=GUARD_START_TIMEOUT,
                     ),
@@ -358,10 +368,11 @@ class NodeRuntime:
                         ),
                         sink=self._on_supervision,
                     ),
-                    self._init_child([self._group_child(group, guard) for group in groups]),
+                    self._init_child(groups),
                     self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
                     ChildSpec(id="watches", start=lambda: Watches(context), handle=watches),
+                    self._config_child(),
                     supervisor_child(
                         "gateway",
                         SupervisorSpec(
@@ -378,17 +389,20 @@ class NodeRuntime:
                                 ChildSpec(
                                     id="http",
                                     start=lambda: HttpDoor(
-                                        services, sessions, on_bound=self._on_bound, drain_bound=drain
+                                        services,
+                                        sessions,
+                                        on_bound=self._on_bound,
+                                        drain_bound=self._longest_drain,
                                     ),
-                                    grace=self.longest_stop(),
+                                    grace=self.longest_stop,
                                 ),
                                 ChildSpec(
                                     id="lines",
                                     start=lambda: LinesDoor(
-                                        services, state_dir / SOCKET_NAME, drain_bound=drain
+                                        services, state_dir / SOCKET_NAME, drain_bound=self._longest_drain
                                     ),
                                     handle=lines,
-                                    grace=self.longest_stop(),
+                                    grace=self.longest_stop,
                                 ),
                             ),
                         ),
@@ -412,79 +426,14 @@ class NodeRuntime:
         start = partial(IssuerKeys, self.context, issuer.settings)
         return (ChildSpec(id="issuer-keys", start=start, handle=issuer.keys),)
 
-    def _init_child(self, groups: list[ServerGroupSpec]) -> ChildSpec:
+    def _init_child(self, groups: ServerGroups) -> ChildSpec:
         return ChildSpec(
             id="init",
-            start=lambda: Init(lambda: groups, sink=self._on_supervision),
+            start=lambda: Init(groups.specs, on_group_gone=self._on_group_gone, sink=self._on_supervision),
             handle=self._init,
             grace=None,
             start_timeout=None,
             kind=ChildKind.SUPERVISOR,
-        )
-
-    def _group_child(self, group: ServerGroup, guard: Handle[GuardMessage]) -> ServerGroupSpec:
-        """One server type's group: the supervisor of its instances, then the server type."""
-        spec = group.specs[0]
-        server = self._servers[ServerName(group.name)]
-        instances = Handle[StartChild].create(self.system, f"instances-{group.name}")
-        stop_grace = spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
-
-        kind: Callable[..., Instance] = partial(StdioInstance, guard=guard) if spec.is_stdio else HttpInstance
-
-        def start_instance(instance_id: InstanceId, lane: Lane, may_probe: bool) -> Handle[InstanceMessage]:
-            handle = Handle[InstanceMessage].create(self.system, f"instance-{instance_id}")
-            instances.tell(
-                StartChild(
-                    ChildSpec(
-                        id=instance_id,
-                        start=lambda: kind(
-                            self.context,
-                            spec=spec,
-                            spec_key=group.spec_key,
-                            instance_id=instance_id,
-                            owner=server,
-                            lane=lane,
-                            may_probe=may_probe,
-                        ),
-                        handle=handle,
-                        restart=Restart.TEMPORARY,
-                        grace=stop_grace,
-                    )
-                )
-            )
-            return handle
-
-        def live_instances() -> list[tuple[InstanceId, Handle[InstanceMessage]]]:
-            keeper = instances.cell.actor
-            if not isinstance(keeper, ChildKeeper):
-                return []
-            return [(InstanceId(child.id), child.handle) for child in keeper.children()]
-
-        return ServerGroupSpec(
-            child=supervisor_child(
-                group.name,
-                SupervisorSpec(
-                    strategy=Strategy.REST_FOR_ONE,
-                    # A server type that crashes goes on from its estate; more than this is a defect of ours.
-                    window=RestartWindow(max_restarts=5, period=10.0),
-                    children=(
-                        dynamic_child(
-                            "instances", DynamicSpec(), handle=instances, sink=self._on_supervision
-                        ),
-                        ChildSpec(
-                            id="server-type",
-                            start=lambda: ServerType(self.context, group, start_instance, live_instances),
-                            handle=server,
-                            grace=spec.drain_timeout_seconds + stop_grace,
-                        ),
-                    ),
-                ),
-                restart=Restart.PERMANENT,
-                sink=self._on_supervision,
-            ),
-            server=server,
-            baseline=max(1, spec.min_ready) if spec.activation_mode == "always-on" else 0,
-            warm_timeout=spec.start_timeout_seconds + INSTANCE_STOP_MARGIN,
         )
 
     def _bootstrap_child(self) -> ChildSpec:
@@ -503,6 +452,26 @@ class NodeRuntime:
             start_timeout=None,
             kind=ChildKind.SUPERVISOR,
         )
+
+    def _config_child(self) -> ChildSpec:
+        """The settings are read again from where they came; what a program gave us by hand has no such place."""
+        options, path = self._options, self._options.config_path
+        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap)
+
+        async def apply(settings: NodeSettings) -> Difference:
+            return await reloading.apply(_with_address(settings, options.http))
+
+        read = None if path is None else partial(load_settings, path, environ=options.environ)
+        return ChildSpec(
+            id="config",
+            start=lambda: Config(self.context, read, apply, self._give_up, marks=options.marks),
+            handle=self._config,
+        )
+
+    def _give_up(self, reason: str) -> None:
+        """`reloadMode: strict`: a node whose configuration cannot be had ends, and says so."""
+        self.fault = reason
+        self._stop_asked()
 
     def _probes(self) -> list[ProbeSpec]:
         """How to learn each spec key of the servers that there are now; the first server stands for the others."""
@@ -523,37 +492,17 @@ class NodeRuntime:
             return ()
         return (ChildSpec(id="linger", start=lambda: Linger(seconds, self._stop_asked), handle=self._linger),)
 
-    def _world(self, groups: list[ServerGroup]) -> World:
-        servers: dict[ServerName, Server] = {}
-        for group in groups:
-            names = tuple(ServerName(spec.name) for spec in group.specs if not spec.disabled)
-            for spec in group.specs:
-                if spec.disabled:
-                    continue
-                view = ServerView(
-                    name=ServerName(spec.name),
-                    spec_key=group.spec_key,
-                    tags=frozenset(spec.tags),
-                    expose_tools=None if spec.expose_tools is None else frozenset(spec.expose_tools),
-                )
-                shared = tuple(name for name in names if name != spec.name)
-                servers[view.name] = Server(spec, view, self._servers[ServerName(group.name)], shared)
-        return World(
-            servers=MappingProxyType(servers),
-            page_size=self._settings.limits.list_page,
-        )
-
     # --- what the doors are handed --------------------------------------------------------------
 
     def _services(self, tokens: TokenTable | None, token_file: Path | None) -> DoorServices:
         return DoorServices(
             node=self.context,
-            visibility=Visibility(self._settings),
             sealer=Sealer(read_or_create_seal_key(self._options.state_dir)),
             tokens=tokens,
             version=VERSION,
             learning=self._bootstrap,
             init=self._init,
+            config=self._config,
             open_tasks=self._open_tasks,
             tree=self.tree,
             info=lambda: self._info(token_file),
@@ -620,6 +569,16 @@ class NodeRuntime:
             raise StartRefused(str(error)) from error
 
     # --- what the tree tells --------------------------------------------------------------------
+
+    def _on_group_gone(self, group_id: str, _reason: ExitReason) -> None:
+        """What a reload took away has ended: nothing of a server that is not there any more stays."""
+        gone = self._groups.forget(group_id)
+        if gone is None:
+            return
+        names = {running.group.name for running in self._groups.existing}
+        for spec in gone.group.specs:
+            if spec.name not in names and spec.name not in self.context.world.world.servers:
+                self.metrics.forget_server(spec.name)
 
     def _on_bound(self, url: str) -> None:
         self._bound = url

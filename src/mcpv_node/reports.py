@@ -71,12 +71,43 @@ class InitReport(Struct, frozen=True, kw_only=True, rename="camel"):
     next_try_at: str | None = None
 
 
+class ConfigChange(Struct, frozen=True, kw_only=True, rename={"what": "class"}):
+    """One thing that a reload has changed, and what that costs."""
+
+    what: str
+    name: str
+
+
+class Reloaded(Struct, frozen=True, kw_only=True):
+    """What a reload has changed: the body of `POST /api/v1/reload`."""
+
+    outcome: str
+    changes: tuple[ConfigChange, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class ConfigProblem(Struct, frozen=True, kw_only=True):
+    """Why a newer configuration is not in effect."""
+
+    reason: str
+    problems: tuple[str, ...] = ()
+
+
+class ConfigState(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Since when the configuration is in effect, what the last reload changed, and what is wrong with a newer one."""
+
+    applied_at: str = ""
+    changes: tuple[ConfigChange, ...] = ()
+    problem: ConfigProblem | None = None
+
+
 class NodeState(Struct, frozen=True, kw_only=True):
     """What the node says of itself, besides where it is: of `GET /api/v1/node`."""
 
     ready: bool = False
     learning: Learning | None = None
     init: tuple[InitReport, ...] | None = None
+    config: ConfigState | None = None
 
 
 class ListsReport(Struct, frozen=True, kw_only=True, rename="camel"):

@@ -23,10 +23,11 @@ class ServeOutcome:
 
 
 class StopSwitch:
-    """Asks a serving node to stop, from any thread and from a signal handler."""
+    """Asks a serving node to stop or to reload, from any thread and from a signal handler."""
 
     def __init__(self) -> None:
         self._asked: list[StopHow] = []
+        self._reloads: list[bool] = []
         self._wake: Callable[[], None] = lambda: None
 
     def request(self, how: StopHow = "drain") -> None:
@@ -34,10 +35,21 @@ class StopSwitch:
         self._asked.append(how)
         self._wake()
 
+    def reload(self) -> None:
+        """Have the configuration read again; what was asked before is asked once."""
+        self._reloads.append(True)
+        self._wake()
+
+    def take_reload(self) -> bool:
+        """Whether a reload was asked for since this was last called."""
+        was_asked = bool(self._reloads)
+        self._reloads.clear()
+        return was_asked
+
     def connect(self, wake: Callable[[], None]) -> None:
         """Have `wake` called at every request; at once if there was one already."""
         self._wake = wake
-        if self._asked:
+        if self._asked or self._reloads:
             wake()
 
     def take(self) -> StopHow | None:
@@ -71,6 +83,8 @@ async def serve(
             stop.cancel()
             return ServeOutcome(False, f"the node gave up: {first_fault(await ended)}")
         await stop
+        if node.fault is not None:
+            return ServeOutcome(False, f"the node gave up: {node.fault}")
         return ServeOutcome(True, "stopped")
     finally:
         await node.stop("now")
@@ -78,8 +92,11 @@ async def serve(
 
 
 async def _stop_as_asked(node: NodeRuntime, switch: StopSwitch, pressed: asyncio.Event) -> None:
-    await pressed.wait()
-    pressed.clear()
+    while switch.take() is None:
+        await pressed.wait()
+        pressed.clear()
+        if switch.take_reload():
+            node.reload_soon()
     loop = asyncio.get_running_loop()
     stopping = loop.create_task(node.stop(switch.take() or "drain"))
     while not stopping.done():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +17,7 @@ from support.owners import Home, home, run, turns, until
 from mcpv_node.actors import Watches, watch_table
 from mcpv_node.actors import watches as watches_module
 from mcpv_node.actors.callers import Caller, ClientProfile
-from mcpv_node.actors.index_messages import ConsumerId
+from mcpv_node.actors.index_messages import ConsumerId, ServersChanged
 from mcpv_node.actors.instance.messages import Answer, CallFailed, ResourceUpdated, WatchResources
 from mcpv_node.actors.kernel import Deferred, Handle, LoopActor, answers, handles
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, LeaseKind, Refused, Release
@@ -307,6 +308,28 @@ def test_after_the_end_of_an_instance_it_stands_on_the_next_one_and_each_hears_o
         assert sorted((who, uri) for who, uri, _ in on.heard[:3]) == [(1, "a:1"), (2, "a:1"), (2, "a:2")]
         assert on.heard[3:] == [(2, "a:2", {"uri": "a:2", "x": 1})]
         assert len(on.type.held) == 1
+
+    at_stage(tmp_path, scenario)
+
+
+def test_who_watches_goes_on_with_what_a_reload_puts_in_the_place_of_its_server(tmp_path: Path) -> None:
+    async def scenario(on: Stage) -> None:
+        assert isinstance(await on.watch(1, "r"), Watching)
+        before, on.type = on.type, FakeServerType()
+        on.type.instances = list(before.instances)
+        after = await on.home.fill("after", lambda: on.type)
+        instance = await on.start_instance()
+        world = on.home.context.world
+        world.publish_servers(
+            {name: replace(server, handle=after) for name, server in world.world.servers.items()}
+        )
+
+        on.watches.tell(ServersChanged())
+        await until(lambda: on.heard and not before.held)
+
+        assert [(consumer, uri) for consumer, uri, _ in on.heard] == [(1, "r")]
+        assert isinstance(await on.watch(1, "r"), Watching)
+        assert instance.asked == [{"r"}]
 
     at_stage(tmp_path, scenario)
 

@@ -182,27 +182,21 @@ def test_a_link_to_the_configuration_stays_one(program: Program, tmp_path: Path)
 
 
 def test_a_running_node_reloads(program: Program, node: FakeNode) -> None:
-    answer = {"outcome": "applied", "changes": [{"server": "fs", "class": "view_only"}], "reason": None}
+    answer = {"outcome": "applied", "changes": [{"name": "fs", "class": "view"}], "warnings": []}
     node.reply("POST /api/v1/reload", ok(answer))
 
     ended = program("server", "edit", "fs", "--tag", "x")
 
-    assert ended.out == f"fs is changed in {program.config}\napplied (fs: view only)\n"
+    assert ended.out == f"fs is changed in {program.config}\napplied (fs: view)\n"
     assert json.loads(program("server", "disable", "fs", "--json").out)["reload"] == {
         "outcome": "reloaded",
         "applied": "applied",
-        "changes": [{"server": "fs", "class": "view_only"}],
+        "changes": [{"name": "fs", "class": "view"}],
     }
 
 
-def test_a_node_that_cannot_reload_is_to_be_restarted(program: Program, node: FakeNode) -> None:
-    ended = program("server", "disable", "fs")
-
-    assert (ended.code, ended.out.splitlines()[1]) == (0, "saved; restart the node to apply")
-
-
 def test_a_refused_reload_says_why_and_ends_1(program: Program, node: FakeNode) -> None:
-    node.reply("POST /api/v1/reload", problem(409, "Conflict", "fs does not start"))
+    node.reply("POST /api/v1/reload", problem(422, "Configuration rejected", "fs does not start"))
 
     ended = program("server", "edit", "fs", "--tag", "x")
 

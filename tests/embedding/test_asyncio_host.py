@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -51,6 +52,64 @@ def test_it_lists_calls_and_says_why(tmp_path: Path) -> None:
 
     run(main)
     assert not any(alive(pid) for pid in bad.starts())
+
+
+THINGS = """
+from mcp.server.mcpserver import MCPServer
+
+server = MCPServer("things")
+
+
+@server.prompt()
+def sum_up(of: str) -> str:
+    return f"Sum up {of}."
+
+
+@server.resource("thing://one")
+def one() -> str:
+    return "the first thing"
+
+
+server.run()
+"""
+
+
+def test_it_gets_prompts_and_reads_resources(tmp_path: Path) -> None:
+    (tmp_path / "things.py").write_text(THINGS)
+    entry = {"name": "things", "command": sys.executable, "args": [str(tmp_path / "things.py")]}
+
+    async def main() -> None:
+        async with Node.from_config(write_config(tmp_path, entry)) as node:
+            prompt = await node.get_prompt("things_sum_up", {"of": "it"})
+            resource = await node.read_resource("thing://one")
+            with pytest.raises(CallError) as raised:
+                await node.read_resource("thing://two")
+
+        assert prompt.json()["messages"][0]["content"]["text"] == "Sum up it."
+        assert resource.json()["contents"][0]["text"] == "the first thing"
+        assert raised.value.message == "Resource not found: thing://two"
+
+    run(main)
+
+
+def test_it_reloads_and_says_what_changed_or_why_nothing_did(tmp_path: Path) -> None:
+    bad, more = BadServer(tmp_path, "bad"), BadServer(tmp_path, "more")
+
+    async def main() -> None:
+        async with node_with(tmp_path, bad) as node:
+            write_config(tmp_path, bad.entry(), more.entry())
+            reloaded = await node.reload()
+            called = await node.call_tool("more_echo", {"text": "hi"})
+            (tmp_path / "node.yaml").write_text("servers: 3")
+            with pytest.raises(CallError) as raised:
+                await node.reload()
+
+        assert [(change.what, change.name) for change in reloaded.changes] == [("added", "more")]
+        assert called.json()["content"][0]["text"] == "hi"
+        assert raised.value.reason == "rejected"
+        assert "node.yaml" in raised.value.data["problems"][0]
+
+    run(main)
 
 
 def test_a_method_raises_what_a_message_answers(tmp_path: Path) -> None:

@@ -15,9 +15,13 @@ from mcpv_node import (
     CallError,
     CallTool,
     Failed,
+    GetPrompt,
     ListedTool,
     ListTools,
     NodeDown,
+    ReadResource,
+    Reload,
+    Reloaded,
     SnapshotChanged,
     Stop,
     ToolList,
@@ -26,7 +30,7 @@ from mcpv_node import (
     WhyReport,
 )
 from mcpv_node.actors.server_type import CallCounts, ServerState
-from mcpv_node.settings import ServerName, SpecKey
+from mcpv_node.settings import Change, ChangeClass, ServerName, SpecKey
 
 REPORT = WhyReport(
     name=ServerName("fs"),
@@ -48,6 +52,10 @@ MESSAGES = [
     CallTool("clock_now", {"tz": "UTC"}, key="k", timeout=3.0, id="1"),
     ListTools("clock", id="2"),
     Why("clock", id="3"),
+    GetPrompt("notes_sum", {"of": "x"}, id="4"),
+    ReadResource("note:1", key="k", id="5"),
+    Reload(id="6"),
+    Reloaded("6", (Change(ChangeClass.ADDED, "fs"),), ("a warning",)),
     Stop(),
     ToolResult("1", b'{"content":[]}', False),
     ToolList("2", 4, "etag", (ListedTool("clock_now", "clock", b"{}"),)),

@@ -452,13 +452,13 @@ def test_callers_with_keys_are_told_apart(tmp_path: Path, monkeypatch: pytest.Mo
     from mcpv_node.embedding import actor
 
     callers: list[Any] = []
-    real = actor.call_tool
+    real = actor.perform_request
 
     async def spy(node: Any, caller: Any, *rest: Any, **more: Any) -> Any:
         callers.append(caller)
         return await real(node, caller, *rest, **more)
 
-    monkeypatch.setattr(actor, "call_tool", spy)
+    monkeypatch.setattr(actor, "perform_request", spy)
     bad = BadServer(tmp_path, "bad")
     with embedded(write_config(tmp_path, bad.entry())) as node:
         for key in ("a", "b", "a", None):

@@ -14,7 +14,7 @@ from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run
 from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING
-from mcpv_node.gateway import CallReply, call_tool, make_caller
+from mcpv_node.gateway import CallReply, make_caller, perform_request
 from mcpv_node.protocol import CallFailure, Reason
 from mcpv_node.settings import ServerName, ServerSpec
 
@@ -23,7 +23,9 @@ CALLER = make_caller("somebody", None, conversation="session:1")
 
 async def make(node: FakeNode, name: str, **more: Any) -> CallReply:
     context = node.services.node
-    return await call_tool(context, CALLER, EVERYTHING, Raw(json.dumps({"name": name}).encode()), **more)
+    return await perform_request(
+        context, CALLER, EVERYTHING, Raw(json.dumps({"name": name}).encode()), **more
+    )
 
 
 class Listening:

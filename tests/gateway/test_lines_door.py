@@ -84,7 +84,9 @@ async def open_door(
 ) -> AsyncIterator[Stage]:
     path = folder / "node.sock"
     async with fake_node(folder, settings=settings) as node:
-        yield Stage(node, path, await node.start(LinesDoor(node.services, path, drain_bound=drain_bound)))
+        yield Stage(
+            node, path, await node.start(LinesDoor(node.services, path, drain_bound=lambda: drain_bound))
+        )
 
 
 @pytest.mark.parametrize("loop", ["uvloop", "asyncio"])

@@ -8,9 +8,9 @@ import pytest
 from support.fake_servers import fake_node, make_settings, run
 
 from mcpv_node.actors.world import EVERYTHING, Selector, World
-from mcpv_node.gateway import Visibility
 from mcpv_node.gateway.asgi import accepts, is_json
 from mcpv_node.gateway.http import parse_mcp_path
+from mcpv_node.gateway.visibility import resolve_selector
 from mcpv_node.settings import NodeSettings, ProfileSettings, ServerName, ToolRules
 
 PROFILES = (
@@ -38,8 +38,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
 
 def shown(world: World, wanted: Selector, within: Selector = EVERYTHING) -> set[tuple[str, str]]:
     """What can be called, as (server, raw name)."""
-    visibility = Visibility(SETTINGS)
-    selector = visibility.resolve(world, wanted, within=within)
+    selector = resolve_selector(world, wanted, within=within)
     if selector is None:
         return set()
     view = world.view("tools", selector)
@@ -67,15 +66,12 @@ def test_each_selector_shows_its_part(world: World) -> None:
 
 @pytest.mark.parametrize("wanted", [Selector(server=ServerName("gamma")), Selector(profile="gamma")])
 def test_what_is_unknown_resolves_to_nothing(world: World, wanted: Selector) -> None:
-    visibility = Visibility(SETTINGS)
-
-    assert visibility.resolve(world, wanted) is None
-    assert visibility.resolve(world, EVERYTHING, within=wanted) is None
+    assert resolve_selector(world, wanted) is None
+    assert resolve_selector(world, EVERYTHING, within=wanted) is None
 
 
 def test_a_view_that_rules_thin_out_is_made_once_for_each_world(world: World) -> None:
-    visibility = Visibility(SETTINGS)
-    selector = visibility.resolve(world, FEW)
+    selector = resolve_selector(world, FEW)
     assert selector is not None
 
     first, second = world.view("tools", selector), world.view("tools", selector)

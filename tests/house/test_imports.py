@@ -36,7 +36,10 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "actors": BORDERS | BOTTOM,
     "supervisors": ALIVE,
     "gateway": ALIVE,
-    "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir"},
+    "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir", "groups", "reload"},
+    # Parts of the composition root.
+    "groups": ALIVE | {"supervisors"},
+    "reload": ALIVE | {"supervisors", "groups"},
     "embedding": ALIVE | {"supervisors", "gateway", "node", "node_file"},
     "cli": ALIVE
     | {

@@ -23,7 +23,7 @@ from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.events import RecentEvents
 from mcpv_node.actors.status import ShowLearning
 from mcpv_node.actors.world import EVERYTHING
-from mcpv_node.gateway import TreeData, call_tool
+from mcpv_node.gateway import TreeData, perform_request
 from mcpv_node.node import NodeRuntime, StartRefused
 from mcpv_node.node_file import NodeFile, read_node_file, write_node_file
 from mcpv_node.state_dir import StateDirBusy, lock_state_dir, unlock_state_dir
@@ -61,7 +61,7 @@ async def call(node: NodeRuntime, name: str, /, **arguments: object) -> dict[str
     context = node.context
     params = json.dumps({"name": name, "arguments": arguments}).encode()
     caller = Caller(principal="test", client="test", key="test")
-    reply = await call_tool(context, caller, EVERYTHING, Raw(params))
+    reply = await perform_request(context, caller, EVERYTHING, Raw(params))
     answer: dict[str, Any] = json.loads(bytes(reply.result or reply.error or b"null"))
     return answer
 

@@ -22,7 +22,7 @@ from mcpv_node.actors.snapshot import (
 )
 from mcpv_node.actors.world import Server, World
 from mcpv_node.protocol import Capabilities, Listed, Rejected, ServerHello
-from mcpv_node.settings import ServerName, ServerSpec, SpecKey
+from mcpv_node.settings import NodeLimits, NodeSettings, ServerName, ServerSpec, SpecKey
 
 
 def key_of(server: str) -> SpecKey:
@@ -78,9 +78,8 @@ def servers_of(views: Iterable[ServerView], handle: Handle[Any]) -> dict[ServerN
 def world_of(
     views: Iterable[ServerView], handle: Handle[Any], tools: Snapshot | None = None, page_size: int = 1000
 ) -> World:
-    return World(
-        servers=servers_of(views, handle), tools=tools or empty_snapshot("tools"), page_size=page_size
-    )
+    settings = NodeSettings(servers=(), limits=NodeLimits(list_page=page_size))
+    return World(settings=settings, servers=servers_of(views, handle), tools=tools or empty_snapshot("tools"))
 
 
 def hello(*, tools: bool = True) -> ServerHello:

@@ -47,6 +47,6 @@ async def open_door(
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
         door = await node.start(
-            HttpDoor(node.services, sessions, on_bound=urls.append, drain_bound=drain_bound), "http"
+            HttpDoor(node.services, sessions, on_bound=urls.append, drain_bound=lambda: drain_bound), "http"
         )
         yield Stage(node, urls[0], sessions, door)

@@ -85,7 +85,6 @@ from mcpv_node.gateway import (
     Rates,
     TokenTable,
     TreeData,
-    Visibility,
 )
 from mcpv_node.gateway.held import HOLD_SECONDS, MAX_HELD
 from mcpv_node.protocol import (
@@ -528,8 +527,8 @@ async def fake_node(
         naming=Naming(),
         previous=empty_snapshot("tools"),
     )
-    world = WorldCell(World(page_size=settings.limits.list_page))
-    world.publish_servers(servers)
+    world = WorldCell(World())
+    world.publish_servers(servers, settings)
     world.publish(snapshot)
     clients = Handle[ClientsMessage].create(system, "clients")
     watches = Handle[WatchesMessage].create(system, "watches")
@@ -538,7 +537,6 @@ async def fake_node(
         boot="boot",
         system=system,
         clock=clock,
-        settings=settings,
         state_dir=state_dir,
         environ={},
         world=world,
@@ -558,12 +556,12 @@ async def fake_node(
     held_calls = await node.start(HeldCalls(load, hold_seconds=hold_seconds, limit=hold_limit), "held")
     node.services = DoorServices(
         node=context,
-        visibility=Visibility(settings),
         sealer=Sealer(bytes(32)),
         tokens=tokens,
         version="1.2.3",
         learning=beginnings,
         init=beginnings,
+        config=beginnings,
         open_tasks=open_tasks,
         tree=lambda: TreeData(
             "node",

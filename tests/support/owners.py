@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -220,15 +220,17 @@ async def home(
     places: dict[str, Handle[Any]] = {name: Handle.create(system, name) for name in names}
     # One place for the indexes of all kinds: a test that fills them apart makes its own.
     indexes: dict[Kind, Handle[Any]] = dict.fromkeys(KINDS, places["index"])
+    world = world or World()
+    if settings is not None:
+        world = replace(world, settings=settings)
     context = NodeContext(
         node_id=node_id,
         boot="boot",
         system=system,
         clock=clock,
-        settings=settings or NodeSettings(servers=()),
         state_dir=state_dir,
         environ=environ or {},
-        world=WorldCell(world or World()),
+        world=WorldCell(world),
         metrics=Metrics(),
         events=places["events"],
         indexes=indexes,

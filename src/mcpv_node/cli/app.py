@@ -27,6 +27,7 @@ VERBS = (
     "tools",
     "call",
     "catalog",
+    "reload",
     "stop",
     "validate",
     "import",

@@ -146,8 +146,6 @@ def reload_node(target: Target) -> Reloaded:
     try:
         answer = NodeClient(node).reload().value
     except NodeRefused as error:
-        if error.status == 404:
-            return Reloaded("restart", "saved; restart the node to apply")
         return Reloaded(
             "refused",
             f"saved, but the node goes on as it was: {error}; correct it, and the node can be asked again",
@@ -155,8 +153,8 @@ def reload_node(target: Target) -> Reloaded:
         )
     except ClientError as error:
         return Reloaded("restart", f"saved; the node did not say whether it applies: {error}")
-    changes = [{"server": one.server, "class": one.kind} for one in answer.changes]
-    what = ", ".join(f"{one.server}: {one.kind.replace('_', ' ')}" for one in answer.changes) or "no change"
+    changes = [{"name": one.name, "class": one.what} for one in answer.changes]
+    what = ", ".join(f"{one.name}: {one.what}" for one in answer.changes) or "no change"
     return Reloaded("reloaded", f"applied ({what})", {"applied": answer.outcome, "changes": changes})
 
 

@@ -22,6 +22,7 @@ from .common import OK, CommandFailed, common_options, config_failure, invocatio
 
 if TYPE_CHECKING:
     from mcpv_node.serving import StopSwitch
+    from mcpv_node.telemetry import Redactor
 
 NO_TOKEN = "none"
 
@@ -133,17 +134,22 @@ def _run(
     import uvloop
 
     from mcpv_node.serving import NodeOptions, StartRefused, StopSwitch, serve
+    from mcpv_node.settings import secret_values
+    from mcpv_node.telemetry import Redactor
 
-    _configure_logging(loaded, log_level)
+    redact = Redactor(secret_values(loaded.settings))
+    _configure_logging(loaded, log_level, redact)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     options = NodeOptions(
         settings=loaded.settings,
         config_path=path,
+        marks=loaded.marks,
         state_dir=folder,
         http=http,
         token=token,
         linger=linger,
+        redact=redact,
     )
     switch = StopSwitch()
 
@@ -181,9 +187,7 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
     )
 
 
-def _configure_logging(loaded: Loaded, log_level: str | None) -> None:
-    from mcpv_node.settings import secret_values
-    from mcpv_node.telemetry import Redactor
+def _configure_logging(loaded: Loaded, log_level: str | None, redact: Redactor) -> None:
     from mcpv_node.telemetry.logs import configure_logging
 
     log = loaded.settings.log
@@ -191,13 +195,13 @@ def _configure_logging(loaded: Loaded, log_level: str | None) -> None:
         log_level or log.level,
         json={"auto": None, "json": True, "text": False}[log.format],
         file=None if log.file is None else Path(log.file),
-        redact=Redactor(secret_values(loaded.settings)),
+        redact=redact,
     )
 
 
 @contextmanager
 def _stopped_by_signals(switch: StopSwitch) -> Generator[None]:
-    """Let the first signal drain, the second stop at once, the third kill."""
+    """Let the first signal drain, the second stop at once, the third kill; SIGHUP reloads."""
     received = 0
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
@@ -207,6 +211,8 @@ def _stopped_by_signals(switch: StopSwitch) -> Generator[None]:
 
     # signal.signal, not the loop's own: these are heard while a long message keeps the loop busy.
     before = [(number, signal.signal(number, on_signal)) for number in _SIGNALS]
+    # What daemons do since there are any: read the configuration again.
+    before.append((signal.SIGHUP, signal.signal(signal.SIGHUP, lambda _number, _frame: switch.reload())))
     try:
         yield
     finally:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from mcpv_node.client import NodeClient
-from mcpv_node.reports import InstanceReport, ServerReport
+from mcpv_node.reports import ConfigProblem, InstanceReport, ServerReport
 
 from .beginnings import print_failed, print_init, print_learning
 from .common import common_options, connect, invocation
@@ -46,6 +46,8 @@ def _show_node(client: NodeClient) -> None:
         )
     )
     beginnings = state.value
+    if beginnings.config is not None and beginnings.config.problem is not None:
+        _print_problem(beginnings.config.problem)
     if beginnings.learning is not None:
         click.echo("learning  ", nl=False)
         print_learning(beginnings.learning)
@@ -55,6 +57,10 @@ def _show_node(client: NodeClient) -> None:
         click.echo()
         print_servers(servers)
     print_init(beginnings.init or ())
+
+
+def _print_problem(problem: ConfigProblem) -> None:
+    click.echo("a newer configuration is not in effect: " + "\n  ".join((problem.reason, *problem.problems)))
 
 
 def _show_server(client: NodeClient, name: str) -> None:

@@ -21,6 +21,7 @@ from loguru import logger
 from msgspec import Raw
 
 from mcpv_node.actors.callers import Caller
+from mcpv_node.actors.config import Rejected
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from mcpv_node.actors.kernel import (
     Cell,
@@ -39,22 +40,30 @@ from mcpv_node.actors.snapshot import Kind
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import (
     CallReply,
-    call_tool,
     new_consumer_id,
+    perform_request,
     unlearnt_for_call,
     wait_for_first_lists,
 )
 from mcpv_node.gateway.learning import LIST_PATIENCE, unlearnt_for_list
+from mcpv_node.gateway.routing import KIND_OF
 from mcpv_node.node import NodeOptions, NodeRuntime
 from mcpv_node.node_file import NodeFile
-from mcpv_node.settings import NodeSettings, ServerName, find_config, load_settings, state_dir
+from mcpv_node.protocol import CALL, GET_PROMPT, READ_RESOURCE
+from mcpv_node.settings import Marks, NodeSettings, ServerName, find_config, load_settings, state_dir
 
 from .messages import (
+    CallRequest,
     CallTool,
     Failed,
+    GetPrompt,
     ListedTool,
     ListTools,
     NodeDown,
+    NodeRequest,
+    ReadResource,
+    Reload,
+    Reloaded,
     Stop,
     Subscribe,
     Subscriber,
@@ -127,7 +136,7 @@ class _Greet:
 class _InHand:
     """A request on its way, with the point on the node's clock at which it came."""
 
-    request: CallTool | ListTools | Why
+    request: NodeRequest
     deferred: Deferred[Any]
     arrived: float
 
@@ -305,7 +314,7 @@ class NodeActor(LoopActor[None]):
         message, port = letter.message, letter.port
         if isinstance(message, Subscribe):
             _tell(message.subscriber, NodeDown(self._reason))
-        elif isinstance(message, CallTool | ListTools | Why) and port is not None:
+        elif isinstance(message, NodeRequest) and port is not None:
             port.answer(self._refuse(message))
         elif isinstance(message, Stop) and port is not None:
             port.answer(None)
@@ -313,7 +322,7 @@ class NodeActor(LoopActor[None]):
             return False
         return True
 
-    def _refuse(self, request: CallTool | ListTools | Why, *, executed: str = "no") -> Failed:
+    def _refuse(self, request: NodeRequest, *, executed: str = "no") -> Failed:
         reason = "start_failed" if self._has_failed else "stopping"
         message = self._reason if self._has_failed else f"the node is stopping: {self._reason}"
         return Failed(request.id, reason, message, {"reason": reason, "executed": executed})
@@ -324,6 +333,14 @@ class NodeActor(LoopActor[None]):
     def _on_call_tool(self, request: CallTool) -> Deferred[ToolResult | Failed]:
         return self._park_or_begin(request)
 
+    @answers(GetPrompt)
+    def _on_get_prompt(self, request: GetPrompt) -> Deferred[ToolResult | Failed]:
+        return self._park_or_begin(request)
+
+    @answers(ReadResource)
+    def _on_read_resource(self, request: ReadResource) -> Deferred[ToolResult | Failed]:
+        return self._park_or_begin(request)
+
     @answers(ListTools)
     def _on_list_tools(self, request: ListTools) -> Deferred[ToolList | Failed]:
         return self._park_or_begin(request)
@@ -332,7 +349,11 @@ class NodeActor(LoopActor[None]):
     def _on_why(self, request: Why) -> Deferred[WhyReport | Failed]:
         return self._park_or_begin(request)
 
-    def _park_or_begin(self, request: CallTool | ListTools | Why) -> Deferred[Any]:
+    @answers(Reload)
+    def _on_reload(self, request: Reload) -> Deferred[Reloaded | Failed]:
+        return self._park_or_begin(request)
+
+    def _park_or_begin(self, request: NodeRequest) -> Deferred[Any]:
         deferred: Deferred[Any] = self.defer()
         one = _InHand(request, deferred, self.cell.system.clock.monotonic())
         if self._is_up:
@@ -346,10 +367,12 @@ class NodeActor(LoopActor[None]):
     def _begin(self, one: _InHand) -> None:
         work: Coroutine[Any, Any, object]
         match one.request:
-            case CallTool() as call:
+            case CallTool() | GetPrompt() | ReadResource() as call:
                 work = self._call(call, one.arrived + call.timeout)
             case Why() as why:
                 work = self._why(why)
+            case Reload() as reload:
+                work = self._reload(reload)
             case ListTools() as listing:
                 work = self._list(listing)
         self._in_hand[one.deferred] = one
@@ -366,22 +389,22 @@ class NodeActor(LoopActor[None]):
         else:
             message.deferred.answer(message.outcome)
 
-    async def _call(self, request: CallTool, deadline: float) -> ToolResult | Failed:
+    async def _call(self, request: CallRequest, deadline: float) -> ToolResult | Failed:
         assert self._runtime is not None
         node = self._runtime.context
         key = f"key:host:{request.key}" if request.key is not None else f"client:{self.actor_urn}"
         caller = Caller(principal="host", client="host", key=key)
         try:
-            params = msgspec.json.encode({"name": request.name, "arguments": request.arguments})
+            name, method, params = _to_send(request)
         except (TypeError, ValueError, OverflowError, RecursionError) as error:
             return Failed(request.id, "invalid_params", f"the arguments are not JSON: {error}")
-        world = node.world.world
-        if request.name not in world.view("tools", EVERYTHING).targets:
-            unlearnt = unlearnt_for_call(world, "tools", EVERYTHING, request.name, node.settings)
+        world, kind = node.world.world, KIND_OF[method]
+        if name not in world.view(kind, EVERYTHING).targets:
+            unlearnt = unlearnt_for_call(world, kind, EVERYTHING, name, node.settings)
             if unlearnt:
                 patience = max(0.0, deadline - node.clock.monotonic())
-                await wait_for_first_lists(node, "tools", unlearnt, patience)
-        reply = await call_tool(node, caller, EVERYTHING, Raw(params), deadline=deadline)
+                await wait_for_first_lists(node, kind, unlearnt, patience)
+        reply = await perform_request(node, caller, EVERYTHING, Raw(params), method=method, deadline=deadline)
         return _result(request.id, reply)
 
     async def _list(self, request: ListTools) -> ToolList | Failed:
@@ -409,6 +432,13 @@ class NodeActor(LoopActor[None]):
         if server is None:
             return Failed(request.id, "invalid_params", f"there is no server named {request.server}")
         return await server.handle.ask(AskWhy(), WHY_TIMEOUT)
+
+    async def _reload(self, request: Reload) -> Reloaded | Failed:
+        assert self._runtime is not None
+        outcome = await self._runtime.reload()
+        if isinstance(outcome, Rejected):
+            return Failed(request.id, "rejected", outcome.reason, {"problems": list(outcome.problems)})
+        return Reloaded(request.id, outcome.changes, outcome.warnings)
 
     # --- subscriptions --------------------------------------------------------------------------
 
@@ -470,6 +500,17 @@ def _tell(subscriber: Subscriber, message: object) -> bool:
     return True
 
 
+def _to_send(request: CallRequest) -> tuple[str, str, bytes]:
+    """What is named, by which method, and the params."""
+    match request:
+        case CallTool(name=name, arguments=arguments):
+            return name, CALL, msgspec.json.encode({"name": name, "arguments": arguments})
+        case GetPrompt(name=name, arguments=arguments):
+            return name, GET_PROMPT, msgspec.json.encode({"name": name, "arguments": arguments})
+        case ReadResource(uri=uri):
+            return uri, READ_RESOURCE, msgspec.json.encode({"uri": uri})
+
+
 def _result(request_id: str, reply: CallReply) -> ToolResult | Failed:
     if reply.result is not None:
         raw = bytes(reply.result)
@@ -516,14 +557,17 @@ def _options(
     environ: dict[str, str],
 ) -> NodeOptions:
     path: Path | None = None
+    marks: Marks = ()
     if isinstance(config, NodeSettings):
         settings = config
     else:
         path = find_config(None if config is None else Path(config), environ)
-        settings = load_settings(path, environ=environ).settings
+        loaded = load_settings(path, environ=environ)
+        settings, marks = loaded.settings, loaded.marks
     return NodeOptions(
         settings=settings,
         config_path=path,
+        marks=marks,
         state_dir=state_dir(None if folder is None else Path(folder), environ, settings),
         http=http,
         token=token if token is None or token == NO_TOKEN else os.path.abspath(token),

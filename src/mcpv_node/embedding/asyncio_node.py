@@ -23,8 +23,13 @@ from .messages import (
     CallError,
     CallTool,
     Failed,
+    GetPrompt,
     ListTools,
     NodeDown,
+    NodeRequest,
+    ReadResource,
+    Reload,
+    Reloaded,
     Stop,
     Subscribe,
     ToolList,
@@ -99,6 +104,25 @@ class Node:
         result: ToolResult = await self._ask(CallTool(name, arguments or {}, key=key, timeout=timeout))
         return result
 
+    async def get_prompt(
+        self,
+        name: str,
+        arguments: Mapping[str, str] | None = None,
+        *,
+        key: str | None = None,
+        timeout: float = CALL_TIMEOUT,
+    ) -> ToolResult:
+        """Get a prompt by its listed name; raises CallError when there is no result."""
+        result: ToolResult = await self._ask(GetPrompt(name, arguments or {}, key=key, timeout=timeout))
+        return result
+
+    async def read_resource(
+        self, uri: str, *, key: str | None = None, timeout: float = CALL_TIMEOUT
+    ) -> ToolResult:
+        """Read a resource by its URI; raises CallError when there is no result."""
+        result: ToolResult = await self._ask(ReadResource(uri, key=key, timeout=timeout))
+        return result
+
     async def list_tools(self, *, server: str | None = None) -> ToolList:
         """List the tools; starts nothing."""
         tools: ToolList = await self._ask(ListTools(server))
@@ -108,6 +132,11 @@ class Node:
         """Why is this server as it is?"""
         report: WhyReport = await self._ask(Why(server))
         return report
+
+    async def reload(self) -> Reloaded:
+        """Bring the configuration's files into effect; raises CallError when they are not, and all is as it was."""
+        reloaded: Reloaded = await self._ask(Reload())
+        return reloaded
 
     async def snapshots(self) -> AsyncGenerator[SnapshotChanged, None]:
         """The tool list as it is now, and again whenever it has changed; a slow reader gets the latest only."""
@@ -137,7 +166,7 @@ class Node:
             with contextlib.suppress(pykka.ActorDeadError):
                 ref.tell(Unsubscribe("tools", listener))
 
-    async def _ask(self, message: CallTool | ListTools | Why) -> Any:
+    async def _ask(self, message: NodeRequest) -> Any:
         try:
             reply = await self._running().ask(message, block=False)
         except pykka.ActorDeadError as error:

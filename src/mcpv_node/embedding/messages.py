@@ -17,6 +17,7 @@ from mcpv_node.actors.index_messages import SnapshotChanged
 from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.server_type import WhyReport
 from mcpv_node.actors.snapshot import Kind
+from mcpv_node.settings import Change, ChangeClass
 
 # As long as a server may be silent by default.
 CALL_TIMEOUT = 60.0
@@ -28,7 +29,10 @@ def _new_id() -> str:
 
 @dataclass(frozen=True, slots=True)
 class ToolResult:
-    """The server's own result of a call; `raw` is its bytes, `is_error` what the tool says of itself."""
+    """The server's own result of a call, a prompt or a resource: `raw` is its bytes.
+
+    `is_error` is what the tool says of itself.
+    """
 
     id: str
     raw: bytes
@@ -79,6 +83,27 @@ class CallTool(Request[ToolResult | Failed]):
 
 
 @dataclass(frozen=True, slots=True)
+class GetPrompt(Request[ToolResult | Failed]):
+    """Get a prompt by its listed name; the rest as with `CallTool`."""
+
+    name: str
+    arguments: Mapping[str, str] = field(default_factory=dict[str, str])
+    key: str | None = field(default=None, kw_only=True)
+    timeout: float = field(default=CALL_TIMEOUT, kw_only=True)
+    id: str = field(default_factory=_new_id, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class ReadResource(Request[ToolResult | Failed]):
+    """Read a resource by its URI; the rest as with `CallTool`."""
+
+    uri: str
+    key: str | None = field(default=None, kw_only=True)
+    timeout: float = field(default=CALL_TIMEOUT, kw_only=True)
+    id: str = field(default_factory=_new_id, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
 class ListedTool:
     """One tool: `definition` is its server's own JSON under the listed name."""
 
@@ -110,6 +135,25 @@ class Why(Request[WhyReport | Failed]):
     """Why is this server as it is?"""
 
     server: str
+    id: str = field(default_factory=_new_id, kw_only=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Reloaded:
+    """The configuration is in effect; no changes, when it already was."""
+
+    id: str
+    changes: tuple[Change, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Reload(Request[Reloaded | Failed]):
+    """Read the configuration's files again and bring them into effect: all of it, or nothing of it.
+
+    What is wrong with them comes as `Failed` with the reason `rejected`, its `problems` in `data`.
+    """
+
     id: str = field(default_factory=_new_id, kw_only=True)
 
 
@@ -151,17 +195,28 @@ class NodeDown:
     reason: str
 
 
-NodeMessage: TypeAlias = CallTool | ListTools | Why | Subscribe | Unsubscribe | Stop
+# What is answered by the node when it is up, and waits until then.
+CallRequest: TypeAlias = CallTool | GetPrompt | ReadResource
+NodeRequest: TypeAlias = CallRequest | ListTools | Why | Reload
+NodeMessage: TypeAlias = NodeRequest | Subscribe | Unsubscribe | Stop
 
 __all__ = [
     "CALL_TIMEOUT",
+    "CallRequest",
     "CallError",
     "CallTool",
+    "Change",
+    "ChangeClass",
     "Failed",
+    "GetPrompt",
     "ListTools",
     "ListedTool",
     "NodeDown",
     "NodeMessage",
+    "NodeRequest",
+    "ReadResource",
+    "Reload",
+    "Reloaded",
     "SnapshotChanged",
     "Stop",
     "Subscribe",

@@ -25,7 +25,7 @@ from .auth import (
     read_or_create_token,
 )
 from .callers import make_caller
-from .calls import CallControl, CallReply, call_tool, perform_call
+from .calls import CallControl, CallReply, perform_call, perform_request
 from .front import Front
 from .held import HeldCalls, HeldMessage
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
@@ -38,7 +38,6 @@ from .open_tasks import OpenTasks, OpenTasksMessage
 from .rates import Rates
 from .services import DoorServices, NodeInfo, TreeData, new_consumer_id
 from .sessions import CountSessions, Sessions, SessionsMessage
-from .visibility import Visibility
 
 __all__ = [
     "DEFAULT_PRINCIPAL",
@@ -72,12 +71,11 @@ __all__ = [
     "SessionsMessage",
     "TokenTable",
     "TreeData",
-    "Visibility",
-    "call_tool",
     "check_installed",
     "load_tokens",
     "make_caller",
     "new_consumer_id",
+    "perform_request",
     "perform_call",
     "read_or_create_token",
     "unlearnt_for_call",

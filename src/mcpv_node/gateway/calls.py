@@ -46,6 +46,7 @@ from mcpv_node.actors.leases import (
 from mcpv_node.actors.server_type.messages import CallEnded
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
+    CALL,
     ELICITATION,
     INVALID_PARAMS,
     TASK_METHODS,
@@ -163,21 +164,24 @@ class CallControl:
         self._waiting = self._instance = None
 
 
-async def call_tool(
+async def perform_request(
     node: NodeContext,
     caller: Caller,
     selector: Selector,
     params: Raw | None,
     *,
+    method: str = CALL,
     port: ClientPort | None = None,
     deadline: float | None = None,
 ) -> CallReply:
-    """Call the tool that `params` name, of those `selector` shows; `deadline` (monotonic) is the caller's own.
+    """Call the tool, get the prompt or read the resource that `params` name, of those `selector` shows.
+
+    `deadline` (monotonic) is the caller's own.
 
     Cancelled, it has the call cancelled at the server, and its slot released when the server is done with it.
     """
     try:
-        call = parse_call(params)
+        call = parse_call(params, method)
     except RemoteProtocolError as error:
         return error_reply(INVALID_PARAMS, str(error))
     route = find_route(node.world.world, selector, caller.profile, call)
@@ -205,7 +209,7 @@ async def perform_call(
     deadline: float | None = None,
     instance: InstanceId | None = None,
 ) -> CallReply:
-    """`call_tool` for a door: the params have been read, and whoever cancels does so through `control`.
+    """`perform_request` for a door: the params have been read, and whoever cancels does so through `control`.
 
     A modern caller is given a modern server's question as it is, and a legacy server's -32042 where it can visit URLs.
     `instance` is the one that the request goes on with, where it lives. What is returned of a cancelled call is of no
@@ -339,6 +343,8 @@ class Trip:
                 self.instance = None
                 lease = await self._acquire()
             if isinstance(lease, CallFailure):
+                if _was_refused(lease) and self._has_moved():
+                    continue
                 return lease
             self.served = lease
             self.node.metrics.queue_wait_seconds(self.server.spec.name).observe(lease.queued_seconds)
@@ -353,6 +359,14 @@ class Trip:
         name = self.server.spec.name
         message = f"{name}: its instances end before they can be called"
         return CallFailure(reason=Reason.INSTANCE_DIED, message=message, server=name, executed="no")
+
+    def _has_moved(self) -> bool:
+        """Go on with the server type that a reload has put in the place of the one asked; tell whether there is one."""
+        server = self.node.world.world.servers.get(self.server.spec.name)
+        if server is None or server.handle is self.server.handle or self.control.is_cancelled():
+            return False
+        self.route = msgspec.structs.replace(self.route, server=server)
+        return True
 
     # --- what comes before the reply ------------------------------------------------------------
 

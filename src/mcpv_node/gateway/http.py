@@ -33,6 +33,7 @@ from .modern_http import Place
 from .rates import whole_seconds
 from .services import DoorServices
 from .sessions import SessionsMessage
+from .visibility import resolve_selector
 
 # How long a client should wait for what takes well under a second (seconds).
 RETRY_AFTER = b"1"
@@ -193,7 +194,7 @@ class HttpApp:
         selector = None
         if wanted is not None:
             world = self._services.node.world.world
-            selector = self._services.visibility.resolve(world, wanted, within=authority.selector)
+            selector = resolve_selector(world, wanted, within=authority.selector)
         if selector is None:
             await exchange.problem(404, "there is no such server or profile here")
             return

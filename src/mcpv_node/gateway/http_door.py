@@ -90,7 +90,7 @@ class HttpDoor(LoopActor[BoundAddress]):
         sessions: Handle[SessionsMessage],
         *,
         on_bound: Callable[[str], None],
-        drain_bound: float = DRAIN_BOUND,
+        drain_bound: Callable[[], float] = lambda: DRAIN_BOUND,
     ) -> None:
         super().__init__()
         self._services = services
@@ -145,7 +145,7 @@ class HttpDoor(LoopActor[BoundAddress]):
             return
         self._app.close()
         self._server.should_exit = True
-        self.after(self._drain_bound, _DrainEnded())
+        self.after(self._drain_bound(), _DrainEnded())
 
     def on_exit(self, reason: ExitReason) -> None:
         if self._server is not None:

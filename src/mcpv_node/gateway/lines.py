@@ -52,6 +52,7 @@ from .modern_lines import ModernLines
 from .modern_reply import overloaded
 from .services import DoorServices, new_consumer_id
 from .unix_socket import bind_unix, is_hung_up, peer_uid
+from .visibility import resolve_selector
 
 SOCKET_NAME: Final = "node.sock"
 HELLO_VERSION: Final = 1
@@ -96,7 +97,9 @@ LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain
 class LinesDoor(LoopActor[None]):
     """See the module. `path` is the socket's; a stale one is replaced, a living one refuses the start."""
 
-    def __init__(self, services: DoorServices, path: Path, *, drain_bound: float = DRAIN_BOUND) -> None:
+    def __init__(
+        self, services: DoorServices, path: Path, *, drain_bound: Callable[[], float] = lambda: DRAIN_BOUND
+    ) -> None:
         super().__init__()
         self._services = services
         self._path = path
@@ -122,7 +125,7 @@ class LinesDoor(LoopActor[None]):
         self._stop_listening()
         for connection in list(self._connections):
             connection.drain()
-        self.after(self._drain_bound, _DrainEnded())
+        self.after(self._drain_bound(), _DrainEnded())
         self._end_when_idle()
 
     def on_exit(self, reason: ExitReason) -> None:
@@ -317,7 +320,7 @@ class LineConnection(asyncio.Protocol):
             self._refuse(str(error))
             return
         node = self._services.node
-        selector = self._services.visibility.resolve(node.world.world, wanted)
+        selector = resolve_selector(node.world.world, wanted)
         if selector is None:
             kind = "profile" if wanted.profile is not None else "server"
             self._refuse(f"there is no {kind} named {wanted.profile or wanted.server}")

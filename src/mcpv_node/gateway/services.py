@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from mcpv_node.actors.config import ConfigMessage
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import ConsumerId
 from mcpv_node.actors.kernel import Handle
@@ -22,7 +23,6 @@ from .auth import TokenTable
 from .issuer import Issuer
 from .open_tasks import OpenTasksMessage
 from .rates import Rates
-from .visibility import Visibility
 
 if TYPE_CHECKING:
     from .held import HeldMessage
@@ -66,12 +66,12 @@ class DoorServices:
     """See the module."""
 
     node: NodeContext
-    visibility: Visibility
     sealer: Sealer
     tokens: TokenTable | None  # None: nobody needs one; on loopback only
     version: str
     learning: Handle[LearningMessage]
     init: Handle[ShowInit]
+    config: Handle[ConfigMessage]
     open_tasks: Handle[OpenTasksMessage]
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]

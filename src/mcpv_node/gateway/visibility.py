@@ -6,13 +6,11 @@ result never shows what one of them hides.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import MappingProxyType
 
 from mcpv_node.actors.snapshot import Entry, Kind, ServerView
 from mcpv_node.actors.world import EVERYTHING, Selector, World
-from mcpv_node.settings import NodeSettings, ProfileSettings, ServerName, ToolRules
+from mcpv_node.settings import ServerName, ToolRules
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,44 +33,35 @@ class Cut(Selector):
         return not self.thins_out(kind) or all(_shows(rule, entry) for rule in self.rules)
 
 
-class Visibility:
-    """Looks selectors up."""
+def resolve_selector(world: World, wanted: Selector, *, within: Selector = EVERYTHING) -> Selector | None:
+    """What `wanted` means for somebody who may see `within`; None when that is unknown or hidden."""
+    if wanted is EVERYTHING and within is EVERYTHING:
+        return EVERYTHING
+    selector = _look_up(world, wanted)
+    outer = _look_up(world, within)
+    if selector is None or outer is None:
+        return None
+    cut = _cut(selector, outer)
+    if cut.server is not None and not cut.selects(world.servers[cut.server].view):
+        return None
+    return cut
 
-    __slots__ = ("_profiles",)
 
-    def __init__(self, settings: NodeSettings) -> None:
-        self._profiles: Mapping[str, ProfileSettings] = MappingProxyType(
-            {profile.name: profile for profile in settings.profiles}
-        )
-
-    def resolve(self, world: World, wanted: Selector, *, within: Selector = EVERYTHING) -> Selector | None:
-        """What `wanted` means for somebody who may see `within`; None when that is unknown or hidden."""
-        if wanted is EVERYTHING and within is EVERYTHING:
-            return EVERYTHING
-        selector = self._look_up(world, wanted)
-        outer = self._look_up(world, within)
-        if selector is None or outer is None:
-            return None
-        cut = _cut(selector, outer)
-        if cut.server is not None and not cut.selects(world.servers[cut.server].view):
-            return None
-        return cut
-
-    def _look_up(self, world: World, selector: Selector) -> Selector | None:
-        if selector.server is not None and selector.server not in world.servers:
-            return None
-        if selector.profile is None:
-            return selector
-        profile = self._profiles.get(selector.profile)
-        if profile is None:
-            return None
-        return Cut(
-            profile=profile.name,
-            server=selector.server,
-            tags=frozenset(profile.tags) or None,
-            servers=None if profile.servers is None else frozenset(profile.servers),
-            rules=() if profile.tools == ToolRules() else (profile.tools,),
-        )
+def _look_up(world: World, selector: Selector) -> Selector | None:
+    if selector.server is not None and selector.server not in world.servers:
+        return None
+    if selector.profile is None:
+        return selector
+    profile = next((one for one in world.settings.profiles if one.name == selector.profile), None)
+    if profile is None:
+        return None
+    return Cut(
+        profile=profile.name,
+        server=selector.server,
+        tags=frozenset(profile.tags) or None,
+        servers=None if profile.servers is None else frozenset(profile.servers),
+        rules=() if profile.tools == ToolRules() else (profile.tools,),
+    )
 
 
 def _cut(selector: Selector, outer: Selector) -> Selector:

@@ -4,7 +4,8 @@
 
 `types` is the data, with every default, `meanings` what each key is for; `loader` reads files (`reading` the typed
 walk, `expand` the variables, `rules` what types cannot say, `problems` what was wrong); `find` knows where files
-are; `spec_key` which entries are the same thing; `describe` shows the settings in effect without secrets, `explain`
+are; `spec_key` which entries are the same thing; `difference` what a new configuration changes, `marks` when to look
+at the files again; `describe` shows the settings in effect without secrets, `explain`
 with where each comes from; `editing` changes one entry of a file's text; `schema` is all of it for editors.
 
 `editing`, `explain`, `schema` and `meanings` are imported by those who need them: a node that runs does not.
@@ -13,8 +14,10 @@ with where each comes from; `editing` changes one entry of a file's text; `schem
 from __future__ import annotations
 
 from .describe import command_line, describe, describe_server, hide_secrets
+from .difference import Change, ChangeClass, Difference, KeptGroup, compare, enabled_groups
 from .find import PACKAGED_CONFIG, find_config, state_dir, user_config
 from .loader import Loaded, load_settings
+from .marks import Marks, file_marks
 from .problems import Problem, SettingsError
 from .rules import is_private_way, parse_address
 from .secrets import secret_values
@@ -53,12 +56,17 @@ __all__ = [
     "PACKAGED_CONFIG",
     "ActivationMode",
     "AuthSettings",
+    "Change",
+    "ChangeClass",
     "ClusterSettings",
+    "Difference",
+    "KeptGroup",
     "IssuerSettings",
     "JournalSettings",
     "LimitSettings",
     "ListenSettings",
     "Loaded",
+    "Marks",
     "LogSettings",
     "NodeLimits",
     "NodeSettings",
@@ -83,6 +91,9 @@ __all__ = [
     "command_line",
     "describe",
     "describe_server",
+    "compare",
+    "enabled_groups",
+    "file_marks",
     "find_config",
     "group_servers",
     "hide_secrets",

@@ -16,6 +16,7 @@ import msgspec
 import yaml
 
 from .expand import Expander
+from .marks import Marks, file_marks
 from .problems import Problem, SettingsError, quoted
 from .reading import Fields, Listing, Node, Origin, Reader, Scalar, Table, is_name, join
 from .rules import (
@@ -61,6 +62,8 @@ class Loaded:
     warnings: tuple[Problem, ...]
     # Where each key that was written stands, by its path; entries as `servers.NAME`, profiles as `profiles.NAME`.
     origins: Mapping[str, Origin] = field(default_factory=dict[str, Origin])
+    # Of all that was read, and of the folder of profiles: what changes with any change of the configuration.
+    marks: Marks = ()
 
 
 def load_settings(
@@ -74,10 +77,12 @@ def load_settings(
     path = path.absolute()
     load = _Load(variables, {file.absolute(): text for file, text in (instead or {}).items()})
     load.read_runtime(path / RUNTIME_FILE if path.is_dir() else path)
-    if path.is_dir():
-        for profile in sorted((path / PROFILES_FOLDER).glob("*.yaml")):
-            load.read_profile(profile)
-    return load.finish()
+    if not path.is_dir():
+        return load.finish()
+    folder = path / PROFILES_FOLDER
+    for profile in sorted(folder.glob("*.yaml")):
+        load.read_profile(profile)
+    return load.finish([folder])
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +153,7 @@ class _Load:
         )
         self.profiles.append(msgspec.structs.replace(profile, tags=normalise_tags(profile.tags)))
 
-    def finish(self) -> Loaded:
+    def finish(self, folders: Iterable[Path] = ()) -> Loaded:
         """Check what only all files together can show, and give the settings or refuse them."""
         for reader, path, name in self.references:
             if name not in self.names:
@@ -164,7 +169,7 @@ class _Load:
         files = {file for reader in self.readers for file in reader.expander.files}
         sources = (*(reader.file for reader in self.readers), *sorted(files))
         warnings = tuple(warning for reader in self.readers for warning in reader.warnings)
-        return Loaded(settings, sources, warnings, self._origins())
+        return Loaded(settings, sources, warnings, self._origins(), file_marks((*sources, *folders)))
 
     def _origins(self) -> Mapping[str, Origin]:
         origins: dict[str, Origin] = {}

@@ -188,6 +188,9 @@ class Metrics:
         self.dead_letters_total = self._counter(
             "mcpv_dead_letters_total", "Messages to actors that had ended.", "actor"
         )
+        self.reloads_total = self._counter(
+            "mcpv_reloads_total", "Configurations that were applied, or rejected.", "outcome"
+        )
 
     def forget_server(self, server: str) -> None:
         """Drop the series of a server that was removed."""

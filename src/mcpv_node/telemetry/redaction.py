@@ -42,13 +42,22 @@ def names_a_secret(name: str) -> bool:
 
 
 class Redactor:
-    """Masks these values, and then what looks like a credential."""
+    """Masks these values and those it learns later, and then what looks like a credential.
+
+    It forgets none: what ran with an old secret may still write it.
+    """
 
     __slots__ = ("_values",)
 
     def __init__(self, values: Iterable[str] = ()) -> None:
+        self._values: tuple[str, ...] = ()
+        self.learn(values)
+
+    def learn(self, values: Iterable[str]) -> None:
+        """Mask these, too; in one assignment, for logs are written on other threads."""
+        known = {*self._values, *values} - {""}
         # The longest first: of a value inside another, the other would stand half masked.
-        self._values = tuple(sorted({*values} - {""}, key=lambda value: (-len(value), value)))
+        self._values = tuple(sorted(known, key=lambda value: (-len(value), value)))
 
     def __call__(self, text: str) -> str:
         # Thousands of values: three times as fast as one pattern of all of them.

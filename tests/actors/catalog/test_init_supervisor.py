@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from mcpv_node.supervisors import (
     AlreadyThere,
     ChildSpec,
     ChildUp,
+    GroupsChanged,
     Init,
     Phase,
     RemoveGroup,
     Restart,
     ServerGroupSpec,
     Terminated,
+    WhichChildren,
     init,
 )
 from mcpv_node.supervisors.init import WARM_CONCURRENCY
@@ -225,6 +228,63 @@ def test_a_group_that_is_removed_ends_and_is_never_warmed(tmp_path: Path) -> Non
             assert outcomes == [Terminated("s1"), Terminated("s4")]
             assert not street.handle("s1").is_alive()
             assert "s4" not in street.warm()
+
+    run(main())
+
+
+def test_it_starts_and_ends_what_is_to_be_there_now_and_leaves_the_others_alone(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path) as at_home:
+            street = Street(at_home.system, 2)
+            gone: list[str] = []
+            keeper = await at_home.fill(
+                "init", lambda: Init(lambda: street.groups, on_group_gone=lambda name, _: gone.append(name))
+            )
+            await until(lambda: len(street.warm()) == 2)
+            stays = street.servers["s1"]
+            first = street.groups.pop(0)
+            street.add(at_home.system, "new")
+
+            keeper.tell(GroupsChanged())
+            await until(lambda: "new" in street.warm() and gone)
+
+            assert gone == ["s0"]
+            assert not first.server.is_alive()
+            assert street.servers["s1"] is stays
+            assert stays.warmed == 1
+
+    run(main())
+
+
+def test_a_group_that_is_to_run_always_from_now_on_is_warmed(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path) as at_home:
+            street = Street(at_home.system, 1, baseline=0)
+            keeper = await at_home.fill("init", lambda: Init(lambda: street.groups))
+            await until(lambda: street.servers)
+            street.groups = [replace(group, baseline=2) for group in street.groups]
+
+            keeper.tell(GroupsChanged())
+
+            await until(lambda: street.warm() == ["s0"])
+
+    run(main())
+
+
+def test_a_group_that_is_removed_before_it_is_there_does_not_come(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with home(tmp_path) as at_home:
+            street = Street(at_home.system, 0)
+            keeper = await at_home.fill("init", lambda: Init(lambda: street.groups))
+            group = street.add(at_home.system, "new")
+            street.groups.remove(group)
+
+            keeper.tell(AddGroup(group))
+            keeper.tell(RemoveGroup("new"))
+            await until(lambda: "new" in street.servers)
+
+            await until(lambda: not group.server.is_alive())
+            assert await keeper.ask(WhichChildren(), 5.0) == ()
 
     run(main())
 

@@ -944,7 +944,7 @@ def test_a_node_that_stops_does_not_blame_an_operator() -> None:
     desk = Desk().up(calls=1)
     desk.drain()
 
-    assert explain(desk.policy, desk.state)[1] == "the node is stopping; calls in hand finish first"
+    assert explain(desk.policy, desk.state)[1] == "it is stopping for good; calls in hand finish first"
 
 
 def test_the_policy_is_what_the_configuration_says() -> None:

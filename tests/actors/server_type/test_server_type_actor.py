@@ -824,7 +824,8 @@ def test_other_pool_settings_are_applied_to_what_runs(tmp_path: Path) -> None:
             asked = await fs.acquire()
             assert not asked.done()
 
-            fs.server.tell(Reconfigure(replace_struct(fs.group.specs[0], max_concurrent=2)))
+            spec = replace_struct(fs.group.specs[0], max_concurrent=2)
+            fs.server.tell(Reconfigure(ServerGroup(fs.group.spec_key, (spec,))))
 
             granted = await asked
             assert isinstance(granted, Lease)

@@ -37,6 +37,8 @@ class NodeOptions:
     http: str | None
     token: str | None
     linger: float | None
+    marks: Any
+    redact: Any
 
 
 @dataclass(frozen=True)

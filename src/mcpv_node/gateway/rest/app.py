@@ -16,6 +16,7 @@ from mcpv_node.gateway.services import DoorServices
 
 from .catalog import show_catalog
 from .clients import keep_client, list_clients, register_client, remove_client
+from .config import reload_config
 from .events import follow_events
 from .learning import refresh_catalog
 from .lists import approve_tools
@@ -49,6 +50,7 @@ def create_rest_app(services: DoorServices, streams: EventStreams) -> Litestar:
                     show_catalog,
                     refresh_catalog,
                     approve_tools,
+                    reload_config,
                     stop_node,
                     start_server,
                     stop_server,

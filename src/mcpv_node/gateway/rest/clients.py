@@ -27,6 +27,7 @@ from mcpv_node.actors.clients import (
     Withdraw,
 )
 from mcpv_node.actors.world import Selector
+from mcpv_node.gateway.visibility import resolve_selector
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import rfc3339
 
@@ -148,7 +149,7 @@ def _selector(request: Request[Any, Any, State], state: State, body: SelectBody)
     )
     services = services_of(state)
     within = authority_of(request).selector
-    selector = services.visibility.resolve(services.node.world.world, wanted, within=within)
+    selector = resolve_selector(services.node.world.world, wanted, within=within)
     if selector is None:
         named = [
             f"{kind} {name}" for kind in ("server", "profile") if (name := getattr(body, kind)) is not None

@@ -11,6 +11,7 @@ from msgspec import Struct
 from mcpv_node.gateway.services import TreeData
 from mcpv_node.telemetry import rfc3339
 
+from .config import ConfigBody, show_config
 from .learning import InitBody, LearningBody, learning_body, show_init, show_learning
 from .state import services_of
 
@@ -33,6 +34,7 @@ class NodeBody(Struct, frozen=True, rename="camel"):
     tools: int
     learning: LearningBody | None
     init: list[InitBody] | None
+    config: ConfigBody | None
 
 
 class TreeBody(Struct, frozen=True):
@@ -58,7 +60,9 @@ async def show_node(state: State) -> NodeBody:
     services = services_of(state)
     info, node = services.info(), services.node
     world = node.world.world
-    learning, init = await asyncio.gather(show_learning(services), show_init(services))
+    learning, init, config = await asyncio.gather(
+        show_learning(services), show_init(services), show_config(services)
+    )
     return NodeBody(
         pid=info.pid,
         start_time=info.start_time,
@@ -75,6 +79,7 @@ async def show_node(state: State) -> NodeBody:
         tools=len(world.tools.entries),
         learning=None if learning is None else learning_body(learning),
         init=init,
+        config=config,
     )
 
 

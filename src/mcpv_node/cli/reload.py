@@ -1,0 +1,48 @@
+"""`mcpv-node reload`: bring the configuration as it is now into effect, all of it or nothing of it."""
+
+from __future__ import annotations
+
+import click
+
+from mcpv_node.reports import Reloaded
+
+from .common import common_options, connect, invocation
+from .output import print_body, print_table
+
+# What a change costs, for people.
+_MEANINGS = {
+    "added": "added",
+    "removed": "removed; its calls in hand are finished",
+    "replaced": "replaced: new processes, the old ones finish their calls",
+    "pool": "other settings for the same processes",
+    "view": "seen otherwise; nothing restarts",
+    "node": "in effect",
+    "restart": "needs a restart of the node",
+}
+
+
+@click.command("reload")
+@common_options
+def command() -> None:
+    """Bring the configuration as it is now into effect, and say what that changed.
+
+    The node also does so by itself, soon after a file has changed, and on SIGHUP.
+    """
+    answer = connect().reload()
+    if invocation().as_json:
+        print_body(answer.body)
+    else:
+        print_reloaded(answer.value)
+
+
+def print_reloaded(reloaded: Reloaded) -> None:
+    """Print one line for each change."""
+    for warning in reloaded.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if not reloaded.changes:
+        click.echo("nothing has changed")
+        return
+    print_table(
+        ("CHANGED", "HOW"),
+        [(change.name, _MEANINGS.get(change.what, change.what)) for change in reloaded.changes],
+    )

@@ -1,0 +1,93 @@
+"""REST about the configuration: reload it, and what is wrong with what could not be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import msgspec
+from litestar import Response, post
+from litestar.datastructures import State
+from msgspec import Struct
+
+from mcpv_node.actors.config import RELOAD_BOUND, ConfigStatus, Rejected, Reload, ShowConfig
+from mcpv_node.actors.kernel import ActorError
+from mcpv_node.gateway.asgi import PROBLEM
+from mcpv_node.gateway.services import DoorServices
+from mcpv_node.settings import Change
+from mcpv_node.telemetry import rfc3339
+
+from .state import REPORT_BOUND, services_of
+
+
+class ChangeBody(Struct, frozen=True, rename={"what": "class"}):
+    """One thing that is different: `class` is added, removed, replaced, pool, view, node or restart.
+
+    `name` is the server's, or with node and restart the path of the node's own key.
+    """
+
+    what: str
+    name: str
+
+
+class ReloadBody(Struct, frozen=True):
+    """What a reload has changed; nothing, when the configuration was in effect already."""
+
+    outcome: str
+    changes: list[ChangeBody]
+    warnings: list[str]
+
+
+class RejectedBody(Struct, frozen=True):
+    """Why a newer configuration is not in effect."""
+
+    reason: str
+    problems: list[str]
+
+
+class ConfigBody(Struct, frozen=True, rename="camel"):
+    """How it stands with the configuration: since when it is in effect, and what the last reload changed."""
+
+    applied_at: str
+    changes: list[ChangeBody]
+    problem: RejectedBody | None
+
+
+@post("/reload", status_code=200)
+async def reload_config(state: State) -> ReloadBody | Response[bytes]:
+    """Read the configuration again and bring it into effect: all of it, or, with 422, nothing of it."""
+    outcome = await services_of(state).config.ask(Reload(), RELOAD_BOUND)
+    if isinstance(outcome, Rejected):
+        return _refusal(outcome)
+    changes = _change_bodies(outcome.changes)
+    return ReloadBody("applied" if changes else "unchanged", changes, list(outcome.warnings))
+
+
+def _refusal(rejected: Rejected) -> Response[bytes]:
+    body = {
+        "type": "about:blank",
+        "title": "Configuration rejected",
+        "status": 422,
+        "detail": rejected.reason,
+        "problems": rejected.problems,
+    }
+    return Response(content=msgspec.json.encode(body), status_code=422, media_type=PROBLEM.decode())
+
+
+async def show_config(services: DoorServices) -> ConfigBody | None:
+    """How it stands; None while the owner is being restarted."""
+    try:
+        status = await services.config.ask(ShowConfig(), REPORT_BOUND)
+    except ActorError:
+        return None
+    return _config_body(status)
+
+
+def _config_body(status: ConfigStatus) -> ConfigBody:
+    problem = None
+    if status.problem is not None:
+        problem = RejectedBody(status.problem.reason, list(status.problem.problems))
+    return ConfigBody(rfc3339(status.applied_at), _change_bodies(status.changes), problem)
+
+
+def _change_bodies(changes: Sequence[Change]) -> list[ChangeBody]:
+    return [ChangeBody(str(change.what), change.name) for change in changes]
