@@ -325,7 +325,7 @@ def test_why_says_everything_in_the_fixed_names_and_forms(pool: Pool) -> None:
     assert list(why) == [
         *("name", "specKey", "state", "reason", "since", "nextTryAt", "desired", "waiting", "startCause"),
         *("lastExit", "stderr", "starts", "restarts", "calls", "sharedWith", "instances"),
-        "learning",
+        *("learning", "lists"),
     ]
     assert (why["name"], why["state"], why["desired"], why["waiting"]) == ("single", "ready", 0, 0)
     assert why["startCause"] == "tool_call"
