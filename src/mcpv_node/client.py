@@ -21,13 +21,13 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any, Generic, Literal, TypeVar
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 import msgspec
 from msgspec import Raw, Struct
@@ -48,6 +48,9 @@ from mcpv_node.version import VERSION
 
 # New servers may have to start before the old ones end, each within its own bound (seconds).
 RELOAD_TIMEOUT = 610.0
+
+# A stream says something every few seconds, if only that it is there.
+FOLLOW_TIMEOUT = 60.0
 
 # A node answers REST from memory; what takes longer is a node that does not run any more.
 ANSWER_TIMEOUT = 10.0
@@ -270,6 +273,32 @@ class NodeClient:
         """Have the configuration read again and brought into effect; NodeRefused says why it is not."""
         body = self._request("POST", "/api/v1/reload", timeout=RELOAD_TIMEOUT)
         return Answer(_decode(body, Reloaded), body)
+
+    def logs(
+        self, *, level: str | None = None, server: str | None = None, follow: bool = False
+    ) -> Iterator[bytes]:
+        """The lines of the node's log, each a JSON object: those that are kept and, to follow, each that is written."""
+        asked = {"level": level, "server": server, "follow": "true" if follow else "false"}
+        query = urlencode({name: value for name, value in asked.items() if value is not None})
+        self.node_state()  # refuses what this would refuse, and waits until REST is loaded
+        connection = self._connection(FOLLOW_TIMEOUT)
+        try:
+            connection.request(
+                "GET",
+                f"/api/v1/logs?{query}",
+                headers={**self._authorization(), "Accept": "text/event-stream"},
+            )
+            response = connection.getresponse()
+            if response.status != 200:
+                problem = _read_problem(_read_body(response))
+                raise NodeRefused(response.status, problem.title or "no log", problem.detail)
+            while line := response.readline():
+                if line.startswith(b"data: "):
+                    yield line.removeprefix(b"data: ").rstrip(b"\r\n")
+        except (OSError, HTTPException) as error:
+            raise NodeUnreachable(f"the node at {self._node.http} has gone: {error}") from None
+        finally:
+            connection.close()
 
     def stop_node(self) -> Answer[dict[str, Any]]:
         """Ask the node to drain and end; answered before it does."""

@@ -128,6 +128,7 @@ from mcpv_node.supervisors import (
     tree,
 )
 from mcpv_node.telemetry import Clock, EventKind, Redactor, SystemClock
+from mcpv_node.telemetry.log_ring import LogRing
 from mcpv_node.telemetry.metrics import Metrics
 from mcpv_node.transports import ReapReport
 from mcpv_node.version import VERSION
@@ -177,6 +178,7 @@ class NodeRuntime:
         self._options = options
         self._settings = _with_address(options.settings, options.http)
         options.redact.learn(secret_values(self._settings))
+        self._log = LogRing(options.redact)
         self._loop = asyncio.get_running_loop()
         self._lock: int | None = None
         self._root_ended: asyncio.Future[ExitReason] = self._loop.create_future()
@@ -223,6 +225,7 @@ class NodeRuntime:
             raise StartRefused(str(refusal)) from refusal
         except OSError as error:
             raise StartRefused(f"{options.state_dir}: {error.strerror or error}") from error
+        self._log.attach(self._settings.log.level)
         is_up = False
         try:
             tokens, token_file = self._tokens()
@@ -260,6 +263,7 @@ class NodeRuntime:
             await asyncio.wait({self._root_ended}, timeout=self.longest_stop())
         if self._root.is_alive():
             self._root.kill("did not stop in time")
+        self._log.detach()
         # Without the lock the folder is another node's, perhaps of this very process.
         if self._lock is not None:
             remove_node_file(self._options.state_dir, pid=os.getpid())
@@ -503,6 +507,7 @@ class NodeRuntime:
             learning=self._bootstrap,
             init=self._init,
             config=self._config,
+            log=self._log,
             open_tasks=self._open_tasks,
             tree=self.tree,
             info=lambda: self._info(token_file),

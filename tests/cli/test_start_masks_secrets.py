@@ -12,9 +12,11 @@ import sys
 from pathlib import Path
 from loguru import logger
 from mcpv_node.cli.start import _configure_logging
-from mcpv_node.settings import load_settings
+from mcpv_node.settings import load_settings, secret_values
+from mcpv_node.telemetry import Redactor
 
-_configure_logging(load_settings(Path(sys.argv[1]), environ={}), None)
+loaded = load_settings(Path(sys.argv[1]), environ={})
+_configure_logging(loaded, None, Redactor(secret_values(loaded.settings)))
 logger.info("somebody says hunter2-and-more")
 """
 

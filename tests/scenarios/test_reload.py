@@ -120,7 +120,8 @@ def test_no_call_fails_while_every_class_of_change_is_applied(
                 under_way = node.send("POST", "/api/v1/reload")
                 while not under_way.answered():
                     callers.turn()
-                assert under_way.response.status == 200, under_way.body()
+                body = under_way.body()
+                assert under_way.response.status == 200, body
                 found.append(last_changes(node))
                 callers.turn()
 

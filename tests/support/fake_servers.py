@@ -97,8 +97,9 @@ from mcpv_node.protocol import (
     params_for_back,
 )
 from mcpv_node.settings import NodeSettings, ServerName, ServerSpec, SpecKey
-from mcpv_node.telemetry import Event, SystemClock
+from mcpv_node.telemetry import PLAIN_REDACTOR, Event, SystemClock
 from mcpv_node.telemetry.clock import Clock
+from mcpv_node.telemetry.log_ring import LogRing
 from mcpv_node.telemetry.metrics import Metrics
 
 # Far more than any step of a test needs; a test that waits this long has failed.
@@ -562,6 +563,7 @@ async def fake_node(
         learning=beginnings,
         init=beginnings,
         config=beginnings,
+        log=LogRing(PLAIN_REDACTOR),
         open_tasks=open_tasks,
         tree=lambda: TreeData(
             "node",

@@ -28,6 +28,8 @@ VERBS = (
     "call",
     "catalog",
     "reload",
+    "logs",
+    "top",
     "stop",
     "validate",
     "import",

@@ -45,7 +45,7 @@ def print_table(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         table.add_column(header, overflow="fold")
     for row in cleaned:
         # Text, not str: a name in brackets is no markup.
-        table.add_row(*[Text(cell, style=_STYLES.get(cell, "")) for cell in row])
+        table.add_row(*[Text(cell, style=STYLES.get(cell, "")) for cell in row])
     Console().print(table)
 
 
@@ -81,7 +81,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-_STYLES = {
+STYLES = {
     "ready": "green",
     "busy": "green",
     "starting": "cyan",

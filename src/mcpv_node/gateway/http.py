@@ -28,6 +28,7 @@ from .event_streams import EventStreams
 from .gauges import refresh_gauges
 from .issuer import WELL_KNOWN, Issuer, NotBelieved, challenge, judge_token, read_head, resource_metadata
 from .issuer_keys import KEY_BOUND, FindKey, NotReachable
+from .log_streams import LogStreams
 from .mcp_http import McpEndpoint
 from .modern_http import Place
 from .rates import whole_seconds
@@ -49,6 +50,7 @@ class HttpApp:
     ) -> None:
         self.mcp = McpEndpoint(services, sessions)
         self.events = EventStreams(services)
+        self.logs = LogStreams(services)
         self._services = services
         self._bound = bound
         self._loopback = is_loopback(bound)
@@ -75,6 +77,7 @@ class HttpApp:
         self._closing = True
         self.mcp.close_streams()
         self.events.close()
+        self.logs.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

@@ -27,6 +27,7 @@ from .asgi import AsgiApp
 from .auth import check_exposure
 from .event_streams import EventStreams
 from .http import HttpApp
+from .log_streams import LogStreams
 from .services import DoorServices
 from .sessions import SessionsMessage
 from .wire import WholeAnswers
@@ -159,7 +160,7 @@ class HttpDoor(LoopActor[BoundAddress]):
         self._on_bound(url)
         self.started()
         assert self._app is not None  # what is open serves it
-        self.run(load_rest(self._services, self._app.events), _rest_loaded)
+        self.run(load_rest(self._services, self._app.events, self._app.logs), _rest_loaded)
 
     def _url(self, place: BoundAddress) -> str:
         scheme = "http" if self._services.node.settings.listen.tls is None else "https"
@@ -251,18 +252,18 @@ def bind_tcp(host: str, port: int) -> socket.socket:
     return listener
 
 
-async def load_rest(services: DoorServices, streams: EventStreams) -> AsgiApp:
+async def load_rest(services: DoorServices, events: EventStreams, logs: LogStreams) -> AsgiApp:
     """Import and make the REST application on a thread that ends with it."""
     executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mcpv-rest")
     try:
-        return await asyncio.get_running_loop().run_in_executor(executor, _make_rest, services, streams)
+        return await asyncio.get_running_loop().run_in_executor(executor, _make_rest, services, events, logs)
     finally:
         executor.shutdown(wait=False)
 
 
-def _make_rest(services: DoorServices, streams: EventStreams) -> AsgiApp:
+def _make_rest(services: DoorServices, events: EventStreams, logs: LogStreams) -> AsgiApp:
     rest = importlib.import_module("mcpv_node.gateway.rest")
-    return cast("AsgiApp", rest.create_rest_app(services, streams))
+    return cast("AsgiApp", rest.create_rest_app(services, events, logs))
 
 
 def _served(outcome: Exception | None) -> _Served:

@@ -18,6 +18,7 @@ from mcpv_node.actors.index_messages import ConsumerId
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
+from mcpv_node.telemetry.log_ring import LogRing
 
 from .auth import TokenTable
 from .issuer import Issuer
@@ -72,6 +73,7 @@ class DoorServices:
     learning: Handle[LearningMessage]
     init: Handle[ShowInit]
     config: Handle[ConfigMessage]
+    log: LogRing
     open_tasks: Handle[OpenTasksMessage]
     tree: Callable[[], TreeData]
     info: Callable[[], NodeInfo]

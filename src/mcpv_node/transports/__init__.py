@@ -15,7 +15,7 @@ from __future__ import annotations
 from .guard import LedgerEntry, Orphan, ReapReport, read_ledger, reap
 from .guard_process import GuardBusy, GuardProcess, start_guard
 from .ledger import Ledger, reap_leftovers
-from .limits import apply_limits, group_rss_bytes, rss_by_group
+from .limits import GroupUsage, apply_limits, group_rss_bytes, rss_by_group, usage_by_group
 from .program import (
     FolderNotFound,
     ProgramNotExecutable,
@@ -32,6 +32,7 @@ __all__ = [
     "ExitStatus",
     "ExitWatch",
     "FolderNotFound",
+    "GroupUsage",
     "GuardBusy",
     "GuardProcess",
     "Ledger",
@@ -53,6 +54,7 @@ __all__ = [
     "reap_leftovers",
     "resolve_program",
     "rss_by_group",
+    "usage_by_group",
     "start_guard",
     "stop_process",
     "watch_exit",

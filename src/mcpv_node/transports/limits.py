@@ -10,27 +10,43 @@ import os
 import resource
 import sys
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from .guard import HAS_PROC
 
 
-def rss_by_group(pgids: Collection[int]) -> dict[int, int]:
-    """Return the resident bytes of each of these process groups, in one look at the process table.
+@dataclass(frozen=True, slots=True)
+class GroupUsage:
+    """What the living processes of a group hold, and have used."""
 
-    A group that is gone has 0. Pages that several processes share are counted for each. Empty where there is no /proc.
+    rss_bytes: int = 0
+    cpu_seconds: float = 0.0
+
+
+def usage_by_group(pgids: Collection[int]) -> dict[int, GroupUsage]:
+    """Return what each of these process groups uses, in one look at the process table.
+
+    A group that is gone uses nothing. Pages that several processes share are counted for each. Empty where there is no
+    /proc.
     """
     if not HAS_PROC:
         return {}
-    page = os.sysconf("SC_PAGE_SIZE")
-    totals = dict.fromkeys(pgids, 0)
+    page, ticks = os.sysconf("SC_PAGE_SIZE"), os.sysconf("SC_CLK_TCK")
+    totals = dict.fromkeys(pgids, GroupUsage())
     for name in os.listdir("/proc"):
         if name.isdigit() and (stat := _read_stat(name)):
             # Counted from the last bracket, since a command's name may hold any; proc(5) numbers them from 3 there.
             fields = stat.rpartition(b")")[2].split()
-            pgid, rss = int(fields[2]), int(fields[21])
-            if pgid in totals:
-                totals[pgid] += rss * page
+            pgid = int(fields[2])
+            if (known := totals.get(pgid)) is not None:
+                spent = (int(fields[11]) + int(fields[12])) / ticks
+                totals[pgid] = GroupUsage(known.rss_bytes + int(fields[21]) * page, known.cpu_seconds + spent)
     return totals
+
+
+def rss_by_group(pgids: Collection[int]) -> dict[int, int]:
+    """Return the resident bytes of each of these process groups, in one look at the process table."""
+    return {pgid: usage.rss_bytes for pgid, usage in usage_by_group(pgids).items()}
 
 
 def group_rss_bytes(pgid: int) -> int | None:

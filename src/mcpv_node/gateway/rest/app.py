@@ -12,6 +12,7 @@ from litestar.plugins.core import MsgspecDIPlugin
 
 from mcpv_node.actors.kernel import ActorError
 from mcpv_node.gateway.event_streams import EventStreams
+from mcpv_node.gateway.log_streams import LogStreams
 from mcpv_node.gateway.services import DoorServices
 
 from .catalog import show_catalog
@@ -20,7 +21,8 @@ from .config import reload_config
 from .events import follow_events
 from .learning import refresh_catalog
 from .lists import approve_tools
-from .node import show_node, show_tree, stop_node
+from .logs import follow_logs
+from .node import list_nodes, show_node, show_tree, stop_node
 from .problems import on_actor_error, on_error, on_http_error
 from .servers import list_servers, retry_server, show_server, start_server, stop_server
 
@@ -36,8 +38,8 @@ class _Rest(Litestar):
         return [*plugins, MsgspecDIPlugin()]
 
 
-def create_rest_app(services: DoorServices, streams: EventStreams) -> Litestar:
-    """Make the application. What it gets travels in its state, as `services` and `streams`."""
+def create_rest_app(services: DoorServices, streams: EventStreams, logs: LogStreams) -> Litestar:
+    """Make the application. What it gets travels in its state, as `services`, `streams` and `logs`."""
     return _Rest(
         route_handlers=[
             Router(
@@ -60,10 +62,12 @@ def create_rest_app(services: DoorServices, streams: EventStreams) -> Litestar:
                     keep_client,
                     remove_client,
                     follow_events,
+                    follow_logs,
+                    list_nodes,
                 ],
             )
         ],
-        state=State({"services": services, "streams": streams}),
+        state=State({"services": services, "streams": streams, "logs": logs}),
         exception_handlers={HTTPException: on_http_error, ActorError: on_actor_error, Exception: on_error},
         openapi_config=OpenAPIConfig(
             title="mcpv-node",

@@ -37,6 +37,23 @@ class NodeBody(Struct, frozen=True, rename="camel"):
     config: ConfigBody | None
 
 
+class NodeSummary(Struct, frozen=True, rename="camel"):
+    """One node, and where it is."""
+
+    id: str
+    boot: str
+    pid: int
+    version: str
+    http: str | None
+    ready: bool
+
+
+class NodesBody(Struct, frozen=True):
+    """The nodes that work together: without a cluster, this one alone."""
+
+    nodes: list[NodeSummary]
+
+
 class TreeBody(Struct, frozen=True):
     """One place in the tree of actors."""
 
@@ -80,6 +97,16 @@ async def show_node(state: State) -> NodeBody:
         learning=None if learning is None else learning_body(learning),
         init=init,
         config=config,
+    )
+
+
+@get("/nodes", sync_to_thread=False)
+def list_nodes(state: State) -> NodesBody:
+    """List the nodes that work together."""
+    services = services_of(state)
+    info, node = services.info(), services.node
+    return NodesBody(
+        [NodeSummary(node.node_id, node.boot, info.pid, info.version, info.http, services.is_ready())]
     )
 
 
