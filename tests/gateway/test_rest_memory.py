@@ -12,7 +12,7 @@ from mcpv_node.gateway.rest import create_rest_app
 
 services = MagicMock()
 services.version = "1"
-create_rest_app(services, MagicMock())
+create_rest_app(services, MagicMock(), MagicMock())
 print(sorted({"pydantic", "attrs", "attr"} & set(sys.modules)))
 """
 

@@ -9,12 +9,14 @@ from typing import Any
 from litestar import Request, Response, get
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery
 from msgspec import Raw, Struct, field
 
 from mcpv_node.actors.snapshot import KINDS, Difference, Entry, Snapshot, difference_since
 from mcpv_node.actors.world import World
 
+from .problems import PROBLEMS
 from .servers import ServerBody, report_of
 from .state import services_of
 
@@ -59,7 +61,10 @@ class DifferenceBody(Struct, frozen=True):
     removed: list[RemovedBody]
 
 
-@get("/catalog/{kind:str}")
+@get(
+    "/catalog/{kind:str}",
+    responses={**PROBLEMS, 304: ResponseSpec(None, description="It is what you have")},
+)
 async def show_catalog(
     request: Request[Any, Any, State], state: State, kind: FromPath[str], since: FromQuery[int | None] = None
 ) -> Response[CatalogBody | DifferenceBody | None]:

@@ -31,6 +31,7 @@ from mcpv_node.gateway.visibility import resolve_selector
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import rfc3339
 
+from .problems import PROBLEMS
 from .state import REPORT_BOUND, authority_of, services_of
 
 # 96 random bits: an id is found by nobody who was not given it.
@@ -83,14 +84,14 @@ class ClientsBody(Struct, frozen=True):
     clients: list[ClientBody]
 
 
-@get("/clients")
+@get("/clients", responses=PROBLEMS)
 async def list_clients(state: State) -> ClientsBody:
     """Who is registered: sessions, connections, and programs that registered themselves."""
     found = await services_of(state).node.clients.ask(ListClients(), REPORT_BOUND)
     return ClientsBody(clients=[_client_body(one) for one in found])
 
 
-@post("/clients")
+@post("/clients", responses=PROBLEMS)
 async def register_client(
     request: Request[Any, Any, State], state: State, data: JSONBody[RegisterBody]
 ) -> Response[LifeBody]:
@@ -114,7 +115,7 @@ async def register_client(
     )
 
 
-@put("/clients/{id:str}")
+@put("/clients/{id:str}", responses=PROBLEMS)
 async def keep_client(
     request: Request[Any, Any, State],
     state: State,
@@ -129,7 +130,7 @@ async def keep_client(
     return _life_body(state, id)
 
 
-@delete("/clients/{id:str}")
+@delete("/clients/{id:str}", responses=PROBLEMS)
 async def remove_client(request: Request[Any, Any, State], state: State, id: FromPath[str]) -> None:
     """The client leaves; what nobody else uses stops when it has been idle for its time."""
     leave = Withdraw(ClientId(id), authority_of(request).principal)

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import msgspec
-from litestar import Response, post
+from litestar import post
 from litestar.datastructures import State
 from msgspec import Struct
 
 from mcpv_node.actors.config import RELOAD_BOUND, ConfigStatus, Rejected, Reload, ShowConfig
 from mcpv_node.actors.kernel import ActorError
-from mcpv_node.gateway.asgi import PROBLEM
 from mcpv_node.gateway.services import DoorServices
 from mcpv_node.settings import Change
 from mcpv_node.telemetry import rfc3339
 
+from .problems import PROBLEMS, Rejection
 from .state import REPORT_BOUND, services_of
 
 
@@ -52,25 +51,14 @@ class ConfigBody(Struct, frozen=True, rename="camel"):
     problem: RejectedBody | None
 
 
-@post("/reload", status_code=200)
-async def reload_config(state: State) -> ReloadBody | Response[bytes]:
+@post("/reload", status_code=200, responses=PROBLEMS)
+async def reload_config(state: State) -> ReloadBody:
     """Read the configuration again and bring it into effect: all of it, or, with 422, nothing of it."""
     outcome = await services_of(state).config.ask(Reload(), RELOAD_BOUND)
     if isinstance(outcome, Rejected):
-        return _refusal(outcome)
+        raise Rejection(outcome.reason, outcome.problems)
     changes = _change_bodies(outcome.changes)
     return ReloadBody("applied" if changes else "unchanged", changes, list(outcome.warnings))
-
-
-def _refusal(rejected: Rejected) -> Response[bytes]:
-    body = {
-        "type": "about:blank",
-        "title": "Configuration rejected",
-        "status": 422,
-        "detail": rejected.reason,
-        "problems": rejected.problems,
-    }
-    return Response(content=msgspec.json.encode(body), status_code=422, media_type=PROBLEM.decode())
 
 
 async def show_config(services: DoorServices) -> ConfigBody | None:

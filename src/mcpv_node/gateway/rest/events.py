@@ -15,6 +15,8 @@ from mcpv_node.gateway.asgi import SSE, Exchange, accepts
 from mcpv_node.gateway.event_streams import EventStreams
 from mcpv_node.telemetry import Event, EventKind
 
+from .problems import PROBLEMS
+
 
 class EventStream(ASGIResponse):
     """An answer that is written by the streams of the door, past the framework."""
@@ -38,7 +40,7 @@ class EventStream(ASGIResponse):
         return not self._kinds or event.kind in self._kinds
 
 
-@get("/events", media_type=SSE.decode(), sync_to_thread=False)
+@get("/events", media_type=SSE.decode(), sync_to_thread=False, responses=PROBLEMS)
 def follow_events(
     request: Request[Any, Any, State],
     state: State,

@@ -7,12 +7,13 @@ or for one server gets these statuses beside the rest; while their owners are be
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 from litestar import Request, Response, post
 from litestar.datastructures import State
 from litestar.exceptions import ClientException, NotFoundException
+from litestar.openapi import ResponseSpec
 from msgspec import Struct
 
 from mcpv_node.actors.kernel import ActorError, AskTimeout
@@ -29,6 +30,7 @@ from mcpv_node.gateway.services import DoorServices
 from mcpv_node.settings import ServerName, SpecKey
 from mcpv_node.telemetry import rfc3339
 
+from .problems import PROBLEMS
 from .state import Wait, services_of
 
 # Both are made from memory, after a question to others that are (seconds).
@@ -70,13 +72,20 @@ class InitBody(Struct, frozen=True, rename="camel"):
     next_try_at: str | None
 
 
+# With `wait`, when it is over.
+_OUTCOME: Final = {
+    **PROBLEMS,
+    200: ResponseSpec(LearningBody, generate_examples=False, description="The outcome"),
+}
+
+
 class RefreshBody(Struct, frozen=True, forbid_unknown_fields=True):
     """Which servers are to be learnt again; none named: all."""
 
     servers: list[str] = []
 
 
-@post("/catalog/refresh", status_code=202)
+@post("/catalog/refresh", status_code=202, responses=_OUTCOME)
 async def refresh_catalog(
     request: Request[Any, Any, State], state: State, wait: Wait = None
 ) -> Response[LearningBody]:

@@ -19,6 +19,7 @@ from mcpv_node.actors.world import Server
 from mcpv_node.gateway.services import DoorServices
 from mcpv_node.settings import ServerName
 
+from .problems import PROBLEMS
 from .state import REPORT_BOUND, services_of
 
 
@@ -50,7 +51,7 @@ class ApprovedBody(Struct, frozen=True):
     approved: list[str]
 
 
-@post("/servers/{name:str}/approve", status_code=200)
+@post("/servers/{name:str}/approve", status_code=200, responses=PROBLEMS)
 async def approve_tools(request: Request[Any, Any, State], state: State, name: FromPath[str]) -> ApprovedBody:
     """Take the changed definitions of this server's tools for good. The body is optional."""
     services = services_of(state)

@@ -16,6 +16,8 @@ from mcpv_node.gateway.asgi import SSE, Exchange, accepts
 from mcpv_node.gateway.log_streams import LogStreams
 from mcpv_node.telemetry.log_ring import LogLine
 
+from .problems import PROBLEMS
+
 
 class Level(StrEnum):
     """How much a line matters, at least."""
@@ -50,7 +52,7 @@ class LogStream(ASGIResponse):
         return line.severity >= self._severity and self._server in (None, line.server)
 
 
-@get("/logs", media_type=SSE.decode(), sync_to_thread=False)
+@get("/logs", media_type=SSE.decode(), sync_to_thread=False, responses=PROBLEMS)
 def follow_logs(
     request: Request[Any, Any, State],
     state: State,

@@ -13,6 +13,7 @@ from mcpv_node.telemetry import rfc3339
 
 from .config import ConfigBody, show_config
 from .learning import InitBody, LearningBody, learning_body, show_init, show_learning
+from .problems import PROBLEMS
 from .state import services_of
 
 
@@ -71,7 +72,7 @@ class StopBody(Struct, frozen=True):
     state: str
 
 
-@get("/node")
+@get("/node", responses=PROBLEMS)
 async def show_node(state: State) -> NodeBody:
     """Which node this is, and how to reach it."""
     services = services_of(state)
@@ -100,7 +101,7 @@ async def show_node(state: State) -> NodeBody:
     )
 
 
-@get("/nodes", sync_to_thread=False)
+@get("/nodes", sync_to_thread=False, responses=PROBLEMS)
 def list_nodes(state: State) -> NodesBody:
     """List the nodes that work together."""
     services = services_of(state)
@@ -110,13 +111,13 @@ def list_nodes(state: State) -> NodesBody:
     )
 
 
-@get("/tree", sync_to_thread=False)
+@get("/tree", sync_to_thread=False, responses=PROBLEMS)
 def show_tree(state: State) -> TreeBody:
     """The tree of actors with their states."""
     return _tree_body(services_of(state).tree())
 
 
-@post("/node/stop", status_code=202, sync_to_thread=False)
+@post("/node/stop", status_code=202, sync_to_thread=False, responses=PROBLEMS)
 def stop_node(state: State) -> StopBody:
     """Drain and end the node; answered before it does."""
     services_of(state).request_stop()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from litestar import Response, get, post
 from litestar.datastructures import State
 from litestar.exceptions import NotFoundException
+from litestar.openapi import ResponseSpec
 from litestar.params import FromPath
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,6 +30,7 @@ from mcpv_node.telemetry import rfc3339
 
 from .learning import OutcomeBody, outcome_body, show_outcomes
 from .lists import ListsBody, show_lists
+from .problems import PROBLEMS
 from .state import REPORT_BOUND, Wait, services_of
 
 
@@ -97,7 +100,11 @@ class ActBody(Struct, frozen=True):
     reason: str
 
 
-@get("/servers")
+# With `wait`, when it is over.
+_OUTCOME: Final = {**PROBLEMS, 200: ResponseSpec(ActBody, generate_examples=False, description="The outcome")}
+
+
+@get("/servers", responses=PROBLEMS)
 async def list_servers(state: State) -> ServersBody:
     """Every server and why it is as it is."""
     services = services_of(state)
@@ -109,7 +116,7 @@ async def list_servers(state: State) -> ServersBody:
     return ServersBody(servers=sorted(bodies, key=lambda body: body.name))
 
 
-@get("/servers/{name:str}")
+@get("/servers/{name:str}", responses=PROBLEMS)
 async def show_server(state: State, name: FromPath[str]) -> ServerBody:
     """One server and why it is as it is."""
     services, server = services_of(state), find_server(state, name)
@@ -118,19 +125,19 @@ async def show_server(state: State, name: FromPath[str]) -> ServerBody:
     return replace(body, lists=await show_lists(services, server))
 
 
-@post("/servers/{name:str}/start")
+@post("/servers/{name:str}/start", status_code=202, responses=_OUTCOME)
 async def start_server(state: State, name: FromPath[str], wait: Wait = None) -> Response[ActBody]:
     """Lift a stop and start one instance."""
     return await _act(state, name, OperatorStart(), wait)
 
 
-@post("/servers/{name:str}/stop")
+@post("/servers/{name:str}/stop", status_code=202, responses=_OUTCOME)
 async def stop_server(state: State, name: FromPath[str], wait: Wait = None) -> Response[ActBody]:
     """Drain and stop; the server stays stopped until it is started, retried or edited."""
     return await _act(state, name, OperatorStop(), wait)
 
 
-@post("/servers/{name:str}/retry")
+@post("/servers/{name:str}/retry", status_code=202, responses=_OUTCOME)
 async def retry_server(state: State, name: FromPath[str], wait: Wait = None) -> Response[ActBody]:
     """Forget failures and try again now."""
     return await _act(state, name, Retry(), wait)
