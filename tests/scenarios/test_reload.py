@@ -320,6 +320,28 @@ def test_a_profile_that_is_added_to_the_folder_is_there(tmp_path: Path, one: Bad
             assert session.tools() == ["one_echo"]
 
 
+def test_a_client_that_stays_sees_what_its_profile_shows_now(tmp_path: Path, one: BadServer) -> None:
+    folder = tmp_path / "node.yaml"
+    (folder / "profiles").mkdir(parents=True)
+    (folder / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
+    quiet = folder / "profiles" / "quiet.yaml"
+    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    with ended_at_last(start_node_as_configured(tmp_path)) as node:
+        node.until_learnt(["one"])
+        with node.line_session("--profile", "quiet") as lines:
+            before = lines.ask({"jsonrpc": "2.0", "id": 1, "method": "tools/list"})
+            quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo"]}}))
+            reload(node)
+            after = lines.ask({"jsonrpc": "2.0", "id": 2, "method": "tools/list"})
+            hidden = lines.ask(
+                {"jsonrpc": "2.0", "id": 3, "method": "tools/call", "params": {"name": "one_pid"}}
+            )
+
+    assert [tool["name"] for tool in before["result"]["tools"]] == ["one_echo", "one_pid"]
+    assert [tool["name"] for tool in after["result"]["tools"]] == ["one_echo"]
+    assert hidden["error"]["code"] == -32602
+
+
 def test_an_operators_stop_is_over_when_the_entry_is_edited(tmp_path: Path, one: BadServer) -> None:
     with running_node(tmp_path, [one.entry()]) as node, node.session() as session:
         node.until_learnt(["one"])

@@ -185,6 +185,11 @@ class Front:
         """Whether a request with this id has not been answered."""
         return id in self._flights
 
+    def select(self, selector: Selector) -> None:
+        """See this much from now on; cursors of lists that were cut otherwise are not known any more."""
+        self.selector = selector
+        self._cursors = Cursors(self._services.sealer, self._services.node.clock, self.principal, selector)
+
     def receive(self, message: Message, *, key: str | None = None) -> Step:
         """Take one message; `key` is a routing key that came beside it, in a header."""
         if isinstance(message, Request):

@@ -23,7 +23,7 @@ from loguru import logger
 from mcpv_node.actors.clients import Client, ClientId, ClientKind, Register, RegisterAgain, Unregister
 from mcpv_node.actors.index_messages import Join, Leave
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
-from mcpv_node.actors.world import Selector
+from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.protocol import (
     CANCELLED,
     INVALID_REQUEST,
@@ -52,7 +52,7 @@ from .modern_lines import ModernLines
 from .modern_reply import overloaded
 from .services import DoorServices, new_consumer_id
 from .unix_socket import bind_unix, is_hung_up, peer_uid
-from .visibility import resolve_selector
+from .visibility import Cut, resolve_selector
 
 SOCKET_NAME: Final = "node.sock"
 HELLO_VERSION: Final = 1
@@ -201,6 +201,8 @@ class LineConnection(asyncio.Protocol):
         self._number = next(_connection_numbers)
         self._principal = ""
         self._front: Front | None = None
+        self._wanted = EVERYTHING
+        self._seen = services.node.settings  # what `_wanted` was looked up in
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._modern = ModernLines(
@@ -327,6 +329,7 @@ class LineConnection(asyncio.Protocol):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._wanted, self._seen = wanted, node.settings
         self._front = Front(
             self._services,
             principal=self._principal,
@@ -339,7 +342,22 @@ class LineConnection(asyncio.Protocol):
         self.register()
         node.tell_event(EventKind.SESSION_OPENED, client=self._principal, cause=DOOR)
 
+    def _look_again(self, front: Front) -> None:
+        """A reload may have given the profile that it asked for another meaning, or taken it away."""
+        node = self._services.node
+        if node.settings is self._seen:
+            return
+        self._seen = node.settings
+        selector = resolve_selector(node.world.world, self._wanted)
+        if selector is None:
+            selector = Cut(server=self._wanted.server, profile=self._wanted.profile, servers=frozenset())
+        if selector != front.selector:
+            front.select(selector)
+            node.subscribers.tell(Join(self._consumer, selector, front.on_snapshot_changed))
+            self.register()
+
     def _on_line(self, front: Front, line: Line) -> None:
+        self._look_again(front)
         try:
             message = parse_message(line.data, depth=self._limits.depth)
         except EnvelopeError as error:
