@@ -278,7 +278,10 @@ async def measure_broadcast(options: Options, report: Report) -> None:
             node.world.world.view("tools", EVERYTHING)
             if number == 0:
                 subscribers.tell(SnapshotChanged("tools", 1, ""))
-                await asyncio.sleep(0.1)
+                # Who joins later than the next change would be told nothing of it.
+                async with asyncio.timeout(BOUND):
+                    while subscribers.statistics().handled <= SUBSCRIBERS:  # noqa: ASYNC110  (what is waited for has no event of its own)
+                        await asyncio.sleep(0)
                 continue
             told = 0
             all_told.clear()
