@@ -29,7 +29,6 @@ from .kernel import Deferred, LoopActor, Request, answers, handles
 # Between two looks at the files; seconds. An edit is applied one to two looks after it was made.
 LOOK_EVERY = 0.5
 
-
 # New servers have to start before the old ones end, each within its own bound; no reload takes longer (seconds).
 RELOAD_BOUND = 600.0
 
@@ -111,9 +110,9 @@ class Estate(Struct, frozen=True):
 class Config(LoopActor[Estate]):
     """See the module.
 
-    `read` reads the files and may block; None where there are none to read. `marks` are those of the files when they were
-    read for the node's start. `apply` brings settings into effect, or
-    raises ReloadFailed and has undone what it did. `give_up` ends the node: `reloadMode: strict` says so.
+    `read` reads the files and may block; None where there are none to read. `marks` are those of the files when they
+    were read for the node's start. `apply` brings settings into effect, or raises ReloadFailed and has undone what it
+    did. `give_up` ends the node: `reloadMode: strict` says so.
     """
 
     def __init__(
@@ -136,10 +135,9 @@ class Config(LoopActor[Estate]):
         self._known = marks
         self._before = marks
         self._is_busy = False
-        self._asked: list[Deferred[Applied | Rejected]] = []  # of this apply
-        self._next: list[
-            Deferred[Applied | Rejected]
-        ] = []  # came meanwhile: the files may have changed since
+        # Who asked for the apply under way, and who came meanwhile: the files may have changed since.
+        self._asked: list[Deferred[Applied | Rejected]] = []
+        self._next: list[Deferred[Applied | Rejected]] = []
 
     def on_start(self, estate: Estate | None = None) -> None:
         if estate is None:
@@ -222,12 +220,13 @@ class Config(LoopActor[Estate]):
     def _conclude(self, outcome: Applied | Rejected) -> None:
         self._is_busy = False
         asked, self._asked = self._asked, []
-        if isinstance(outcome, Applied) and outcome.changes:
-            self.estate = Estate(self._node.clock.wall(), outcome.changes)
-        elif isinstance(outcome, Applied):
-            self.estate = msgspec.structs.replace(self._kept, problem=None)
-        else:
-            self.estate = msgspec.structs.replace(self._kept, problem=outcome)
+        match outcome:
+            case Applied(changes=()):
+                self.estate = msgspec.structs.replace(self._kept, problem=None)
+            case Applied(changes=changes):
+                self.estate = Estate(self._node.clock.wall(), changes)
+            case Rejected():
+                self.estate = msgspec.structs.replace(self._kept, problem=outcome)
         self._node.metrics.reloads_total(_OUTCOMES[type(outcome)]).inc()
         self._tell(outcome)
         for deferred in asked:
@@ -247,8 +246,9 @@ class Config(LoopActor[Estate]):
                 logger.info("the configuration is in effect: {}", said)
                 self._node.tell_event(EventKind.CONFIG_APPLIED, reason=said)
             case Rejected(reason=reason, problems=problems):
-                logger.error("the configuration before goes on: {}", "; ".join((reason, *problems)))
-                self._node.tell_event(EventKind.CONFIG_REJECTED, reason="; ".join((reason, *problems)))
+                said = "; ".join((reason, *problems))
+                logger.error("the configuration before goes on: {}", said)
+                self._node.tell_event(EventKind.CONFIG_REJECTED, reason=said)
 
     @property
     def _kept(self) -> Estate:

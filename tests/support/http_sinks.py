@@ -85,12 +85,8 @@ async def streamable(
 ) -> AsyncIterator[StreamableHttpSession]:
     """A session of Streamable HTTP."""
     session = StreamableHttpSession(HttpRoute(url, **route), sink=sink, limits=limits)
-    sink.session = session
-    try:
+    async with _while_open(session, sink):
         yield session
-    finally:
-        await session.close(grace=2.0)
-        assert_nothing_runs()
 
 
 @asynccontextmanager
@@ -99,9 +95,17 @@ async def sse(
 ) -> AsyncIterator[HttpSseSession]:
     """A session of HTTP+SSE."""
     session = HttpSseSession(HttpRoute(url, **route), sink=sink, limits=limits)
+    async with _while_open(session, sink):
+        yield session
+
+
+@asynccontextmanager
+async def _while_open(
+    session: StreamableHttpSession | HttpSseSession, sink: RecordingHttpSink
+) -> AsyncIterator[None]:
     sink.session = session
     try:
-        yield session
+        yield
     finally:
         await session.close(grace=2.0)
         assert_nothing_runs()
