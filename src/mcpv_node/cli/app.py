@@ -31,6 +31,7 @@ VERBS = (
     "logs",
     "top",
     "stop",
+    "service",
     "validate",
     "import",
     "export",

@@ -201,7 +201,7 @@ def supervise(
                     signals, standing, clock, at_most=None if strangers is None else STRANGERS_EVERY
                 )
                 if strangers is not None:
-                    strangers.reap(own=() if standing.pid is None else (standing.pid,))
+                    _reap(strangers, standing.pid)
                 standing = _ask(system, keeper, Look(heard))
                 if standing.ready is not None:
                     on_ready(standing.ready)
@@ -211,6 +211,13 @@ def supervise(
         return standing.code
     finally:
         system.shutdown()
+
+
+def _reap(strangers: Strangers, node: int | None) -> None:
+    gone = strangers.reap(own=() if node is None else (node,))
+    if gone:
+        said = ", ".join(map(str, gone))
+        logger.bind(process="supervisor").debug("orphans that had ended: {}", said)
 
 
 def _ask(system: ActorSystem, keeper: ActorAddress, message: KeeperMessage) -> Standing:
