@@ -4,7 +4,7 @@
 
 `kernel` is what actors are made of. `server_type` and `instance` own the servers; `index`, `subscribers` and `store`
 the catalog, which `snapshot` merges and `world` shows; `probe` learns one server's lists, `status` says how far that and the starts are; `guard` makes sure that
-nothing outlives the node; `clients` knows who is there, `watches` who hears of which resource, `events` remembers what happened, `audit` writes down who asked for what. `callers`, `leases` and `context` are the words between.
+nothing outlives the node; `clients` knows who is there, `watches` who hears of which resource, `events` remembers what happened, `audit` writes down who asked for what, `herald` tells a service manager how it stands. `callers`, `leases` and `context` are the words between.
 """
 
 from .audit import Audit
@@ -12,6 +12,7 @@ from .clients import Clients
 from .context import NodeContext
 from .events import Events
 from .guard import Guard
+from .herald import Herald
 from .index import Index
 from .instance.actor import Instance
 from .instance.http import HttpInstance
@@ -28,6 +29,7 @@ __all__ = [
     "Clients",
     "Events",
     "Guard",
+    "Herald",
     "HttpInstance",
     "Index",
     "Instance",

@@ -24,6 +24,7 @@ from mcpv_node.settings import Change, Difference, Loaded, Marks, NodeSettings, 
 from mcpv_node.telemetry import EventKind
 
 from .context import NodeContext
+from .herald import ReloadBegan, ReloadEnded
 from .kernel import Deferred, LoopActor, Request, answers, handles
 
 # Between two looks at the files; seconds. An edit is applied one to two looks after it was made.
@@ -142,6 +143,9 @@ class Config(LoopActor[Estate]):
     def on_start(self, estate: Estate | None = None) -> None:
         if estate is None:
             self.estate = Estate(self._node.clock.wall())
+        if self.incarnation > 1:
+            # The one before may have begun a reload, and will never say that it has ended.
+            self._node.tell_herald(ReloadEnded())
         if self._read_files is not None:
             self.after(self._look_every, _Look())
 
@@ -189,6 +193,7 @@ class Config(LoopActor[Estate]):
     def _begin(self) -> None:
         assert self._read_files is not None
         self._is_busy = True
+        self._node.tell_herald(ReloadBegan())
         self.run(asyncio.to_thread(_read_between_looks, self._read_files, self._paths()), _Read)
 
     @handles(_Read)
@@ -229,6 +234,7 @@ class Config(LoopActor[Estate]):
                 self.estate = msgspec.structs.replace(self._kept, problem=outcome)
         self._node.metrics.reloads_total(_OUTCOMES[type(outcome)]).inc()
         self._tell(outcome)
+        self._node.tell_herald(ReloadEnded(outcome.reason if isinstance(outcome, Rejected) else None))
         for deferred in asked:
             deferred.answer(outcome)
         if isinstance(outcome, Rejected) and self._node.settings.reload_mode == "strict":

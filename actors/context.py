@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .audit import AuditMessage
     from .clients import ClientsMessage
     from .events import EventsMessage
+    from .herald import HeraldMessage
     from .index_messages import IndexMessage, SubscribersMessage
     from .watch_messages import WatchesMessage
 
@@ -45,6 +46,7 @@ class NodeContext:
         PLAIN_REDACTOR  # for every text that leaves the node and that a server may have written
     )
     audit: Handle[AuditMessage] | None = None  # None: no audit is kept
+    herald: Handle[HeraldMessage] | None = None  # None: no service manager listens
 
     @property
     def settings(self) -> NodeSettings:
@@ -56,3 +58,8 @@ class NodeContext:
         if (reason := fields.get("reason")) is not None:
             fields["reason"] = self.redact(reason)
         self.events.tell(Event(kind=kind, at=self.clock.wall(), **fields))
+
+    def tell_herald(self, message: HeraldMessage) -> None:
+        """Have a service manager told, where one listens."""
+        if self.herald is not None:
+            self.herald.tell(message)

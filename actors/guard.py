@@ -2,6 +2,8 @@
 
 Every group of processes is enlisted before its start goes on and struck off once it is gone. The guard process
 holds our pipe; when that closes, whatever the reason, it ends what the ledger names.
+
+Where orphans become our children, as those of the first process of a container do, it waits for them when they end.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from mcpv_node.transports import (
     Ledger,
     LedgerEntry,
     ReapReport,
+    Strangers,
     reap_leftovers,
     start_guard,
 )
@@ -28,6 +31,9 @@ from .kernel import Deferred, ExitReason, LoopActor, Request, Shutdown, answers,
 
 # Seconds between TERM and KILL for what a dead node left: a server that has lost its client has nothing to finish.
 REAP_GRACE = 1.0
+
+# Between two looks for orphans that have ended; seconds. What waits for a child of ours has long done so by the second.
+STRANGERS_EVERY = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +53,11 @@ class StrikeOff:
 @dataclass(frozen=True, slots=True)
 class _Reaped:
     outcome: ReapReport | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _LookForStrangers:
+    """It is time to look for orphans that have ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +84,10 @@ class GuardPost:
 
 
 class Guard(LoopActor[GuardProcess]):
-    """See the module. `mark_prefix` is what our children carry in their environment: `<node id>/`."""
+    """See the module. `mark_prefix` is what our children carry in their environment: `<node id>/`.
+
+    `strangers` waits for orphans; None where they are not our children, or not ours to wait for.
+    """
 
     def __init__(
         self,
@@ -82,8 +96,10 @@ class Guard(LoopActor[GuardProcess]):
         *,
         on_reaped: Callable[[ReapReport], None],
         post: GuardPost | None = None,
+        strangers: Strangers | None = None,
     ) -> None:
         super().__init__()
+        self._strangers = strangers
         self._post = GuardPost() if post is None else post
         self._path = ledger
         self._mark_prefix = mark_prefix
@@ -126,6 +142,20 @@ class Guard(LoopActor[GuardProcess]):
             process = start_guard(self._path, self._mark_prefix, REAP_GRACE, on_exit=self._guard_ended)
         self.estate = self._post.process = process
         self.started()
+        if self._strangers is not None:
+            self.after(STRANGERS_EVERY, _LookForStrangers())
+
+    @handles(_LookForStrangers)
+    def _on_look_for_strangers(self, _message: _LookForStrangers) -> None:
+        assert self._strangers is not None
+        assert self._ledger is not None
+        self.after(STRANGERS_EVERY, _LookForStrangers())
+        own = {entry.pid for entry in self._ledger.live}
+        if self.estate is not None:
+            own.add(self.estate.pid)
+        gone = self._strangers.reap(own=own)
+        if gone:
+            logger.debug("orphans that had ended: {}", ", ".join(map(str, gone)))
 
     def _guard_ended(self, status: ExitStatus) -> None:
         # By its place, not by this incarnation: the process outlives a restart of its actor.

@@ -20,7 +20,7 @@ from mcpv_node.actors.leases import InstanceId
 from mcpv_node.actors.server_type import ServerTypeMessage
 from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.actors.snapshot import ServerView
-from mcpv_node.settings import ServerGroup, ServerName, ServerSpec
+from mcpv_node.settings import ServerGroup, ServerName
 from mcpv_node.supervisors import (
     ChildKeeper,
     ChildSpec,
@@ -36,8 +36,7 @@ from mcpv_node.supervisors import (
     supervisor_child,
 )
 
-# Between the end of an instance's grace and the moment its actor is killed: TERM, KILL, a scan for escapees.
-INSTANCE_STOP_MARGIN = 6.0
+from .bounds import INSTANCE_STOP_MARGIN, drain_bound, stop_bound
 
 
 @dataclass(slots=True)
@@ -176,16 +175,6 @@ class ServerGroups:
             restart=Restart.TEMPORARY,
             grace=lambda: stop_bound(running.group.specs[0]),
         )
-
-
-def drain_bound(spec: ServerSpec) -> float:
-    """How long the stop of a server type with calls in hand may take, in seconds."""
-    return spec.drain_timeout_seconds + stop_bound(spec)
-
-
-def stop_bound(spec: ServerSpec) -> float:
-    """How long the stop of one instance may take, in seconds."""
-    return spec.stop_grace_seconds + INSTANCE_STOP_MARGIN
 
 
 def servers_of(running: Iterable[RunningGroup]) -> Mapping[ServerName, Server]:

@@ -13,7 +13,7 @@
     └── gateway      open tasks, held calls, sessions, http, lines
 
 Started from top to bottom, stopped from bottom to top. Where it is configured, `audit` stands after events, and
-`issuer-keys` first in the gateway.
+`issuer-keys` first in the gateway, and `herald` at the very end where a service manager listens.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ from mcpv_node.actors import (
     Clients,
     Events,
     Guard,
+    Herald,
     Index,
     NodeContext,
     Probe,
@@ -53,8 +54,18 @@ from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
+from mcpv_node.actors.herald import HeraldMessage, NodeReady
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
-from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
+from mcpv_node.actors.kernel import (
+    ActorSystem,
+    Crashed,
+    DeadLetter,
+    ExitReason,
+    Handle,
+    Health,
+    HealthCheck,
+    Killed,
+)
 from mcpv_node.actors.server_type import DrainNow
 from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.status import LearningMessage
@@ -130,14 +141,13 @@ from mcpv_node.supervisors import (
 from mcpv_node.telemetry import Clock, EventKind, Redactor, SystemClock
 from mcpv_node.telemetry.log_ring import LogRing
 from mcpv_node.telemetry.metrics import Metrics
-from mcpv_node.transports import ReapReport
+from mcpv_node.telemetry.notify import ServiceManager
+from mcpv_node.transports import ReapReport, Strangers
 from mcpv_node.version import VERSION
 
-from .groups import INSTANCE_STOP_MARGIN, ServerGroups, drain_bound, servers_of
+from .bounds import longest_stop
+from .groups import ServerGroups, servers_of
 from .reload import Reloading
-
-# What a stop may take beyond the longest drain and grace of the servers: the doors, the guard, the last files.
-STOP_MARGIN = 10.0
 
 # Reading the ledger and reaping what a dead node left may take both of its graces.
 GUARD_START_TIMEOUT = 15.0
@@ -161,6 +171,9 @@ class NodeOptions:
     http: str | None = None
     token: str | None = None
     linger: float | None = None
+    service_manager: ServiceManager | None = None  # who wants to hear how the node stands
+    # Wait for orphans that became children of this process: never in a host's, whose children they are.
+    reaps_strangers: bool = False
     # What masks secrets in the log of whoever runs the node: it learns those that a reload brings.
     redact: Redactor = field(default_factory=Redactor)
     marks: Marks = ()  # of the files that the settings came from, when they were read
@@ -186,6 +199,7 @@ class NodeRuntime:
         self._stop_asked: Callable[[], None] = lambda: None
         self._bound: str | None = None
         self.system = ActorSystem(self._loop, clock=options.clock)
+        self._health = HealthCheck(self.system)
         self.metrics = Metrics()
         self.system.on_dead_letter = self._on_dead_letter
         self.system.on_restart = lambda kind: self.metrics.actor_restarts_total(kind).inc()
@@ -205,6 +219,9 @@ class NodeRuntime:
         )
         self._audit = (
             None if self._settings.log.audit is None else Handle[AuditMessage].create(self.system, "audit")
+        )
+        self._herald = (
+            None if options.service_manager is None else Handle[HeraldMessage].create(self.system, "herald")
         )
         self._guard = Handle[GuardMessage].create(self.system, "guard")
         self._groups = ServerGroups(self.system, lambda: self.context, self._guard, self._on_supervision)
@@ -238,6 +255,7 @@ class NodeRuntime:
             if not is_up:
                 await self.stop("now")
         self._is_ready = True
+        self.context.tell_herald(NodeReady(node_file.http))
         return node_file
 
     async def _bring_up(self, tokens: TokenTable | None, token_file: Path | None) -> NodeFile:
@@ -283,14 +301,19 @@ class NodeRuntime:
         for running in self._groups.existing:
             running.server.tell(DrainNow())
 
+    async def check_health(self) -> Health:
+        """Whether every actor answers within `ANSWER_BOUND` seconds; a node whose root has ended is not well."""
+        if not self._root.is_alive():
+            return Health(0, (self._root.name,))
+        return await self._health.check()
+
     async def wait_ended(self) -> ExitReason:
         """Until the root has ended, by itself or because it was stopped."""
         return await asyncio.shield(self._root_ended)
 
     def longest_stop(self) -> float:
         """The bound of a whole stop, in seconds."""
-        drains = (drain_bound(running.group.specs[0]) for running in self._groups.existing)
-        return max(drains, default=INSTANCE_STOP_MARGIN) + STOP_MARGIN
+        return longest_stop(running.group.specs[0] for running in self._groups.existing)
 
     def _longest_drain(self) -> float:
         """How long a door waits for the calls in hand, in seconds."""
@@ -305,6 +328,7 @@ class NodeRuntime:
         boot = secrets.token_hex(4)
         events = Handle[EventsMessage].create(system, "events")
         post = GuardPost()
+        strangers = Strangers() if self._options.reaps_strangers else None
         store = Handle[StoreMessage].create(system, "store")
         indexes: dict[Kind, Handle[IndexMessage]] = {
             kind: Handle[IndexMessage].create(system, f"index-{kind}") for kind in KINDS
@@ -334,6 +358,7 @@ class NodeRuntime:
             config_path=self._options.config_path,
             redact=self._options.redact,
             audit=self._audit,
+            herald=self._herald,
         )
         services = self._services(tokens, token_file)
         return Supervisor(
@@ -342,7 +367,11 @@ class NodeRuntime:
                     ChildSpec(
                         id="guard",
                         start=lambda: Guard(
-                            state_dir / "ledger.jsonl", f"{node_id}/", on_reaped=self._on_reaped, post=post
+                            state_dir / "ledger.jsonl",
+                            f"{node_id}/",
+                            on_reaped=self._on_reaped,
+                            post=post,
+                            strangers=strangers,
                         ),
                         handle=self._guard,
                         grace=GUARD_START_TIMEOUT,
@@ -412,6 +441,7 @@ class NodeRuntime:
                         ),
                         sink=self._on_supervision,
                     ),
+                    *self._herald_child(),
                 ),
             ),
             sink=self._on_supervision,
@@ -422,6 +452,24 @@ class NodeRuntime:
         if path is None or self._audit is None:
             return ()
         return (ChildSpec(id="audit", start=lambda: Audit(Path(path)), handle=self._audit),)
+
+    def _herald_child(self) -> tuple[ChildSpec, ...]:
+        manager, handle = self._options.service_manager, self._herald
+        if manager is None or handle is None:
+            return ()
+        return (
+            ChildSpec(
+                id="herald",
+                start=lambda: Herald(
+                    manager,
+                    self._init,
+                    lambda: self._bound if self._is_ready else None,
+                    self.check_health,
+                    self._options.clock.monotonic,
+                ),
+                handle=handle,
+            ),
+        )
 
     def _issuer_child(self) -> tuple[ChildSpec, ...]:
         issuer = self._issuer

@@ -45,7 +45,8 @@ from mcpv_node.settings import (
 )
 from mcpv_node.supervisors import AddGroup, ChildUp, GroupsChanged, InitMessage, RemoveGroup
 
-from .groups import INSTANCE_STOP_MARGIN, RunningGroup, ServerGroups, servers_of
+from .bounds import INSTANCE_STOP_MARGIN
+from .groups import RunningGroup, ServerGroups, servers_of
 
 # A report is made of what the server's actor has at hand; seconds.
 REPORT_BOUND = 2.0

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 
+from loguru import logger
+
 from .node import NodeOptions, NodeRuntime, StartRefused, StopHow, first_fault
 from .node_file import NodeFile
 
@@ -61,9 +63,17 @@ class StopSwitch:
 
 
 async def serve(
-    options: NodeOptions, *, on_ready: Callable[[NodeFile], None], switch: StopSwitch
+    options: NodeOptions,
+    *,
+    on_ready: Callable[[NodeFile], None],
+    switch: StopSwitch,
+    supervisor: int | None = None,
 ) -> ServeOutcome:
-    """Run a node until the switch is pressed or its root gives up. Raises StartRefused."""
+    """Run a node until the switch is pressed or its root gives up. Raises StartRefused.
+
+    `supervisor` is the read end of a pipe whose other end its supervisor holds, and closes by its own end: then the
+    node, which nobody would start again or stop, stops in order.
+    """
     loop = asyncio.get_running_loop()
     pressed = asyncio.Event()
 
@@ -72,8 +82,17 @@ async def serve(
         with suppress(RuntimeError):
             loop.call_soon_threadsafe(pressed.set)
 
+    def on_supervisor_gone() -> None:
+        assert supervisor is not None
+        loop.remove_reader(supervisor)
+        logger.warning("the supervisor of this node has gone: the node stops")
+        switch.request()
+
     switch.connect(wake)
     node = NodeRuntime(options)
+    if supervisor is not None:
+        # Nothing is ever written: what can be read is the end.
+        loop.add_reader(supervisor, on_supervisor_gone)
     try:
         on_ready(await node.start(switch.request))
         ended = loop.create_task(node.wait_ended())
@@ -87,6 +106,8 @@ async def serve(
             return ServeOutcome(False, f"the node gave up: {node.fault}")
         return ServeOutcome(True, "stopped")
     finally:
+        if supervisor is not None:
+            loop.remove_reader(supervisor)
         await node.stop("now")
         node.system.close()
 

@@ -1,4 +1,4 @@
-"""What marks a state folder as one node's: its lock, its id and its key."""
+"""What marks a state folder as one node's: its lock, its supervisor's, its id and its key."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import stat
 from pathlib import Path
 
 LOCK_FILE = "node.lock"
+SUPERVISOR_LOCK_FILE = "supervisor.lock"
 ID_FILE = "node.id"
 SEAL_FILE = "seal.key"
 
@@ -45,13 +46,44 @@ def lock_state_dir(state_dir: Path) -> int:
 
     The lock file holds the owner's pid, for the message of whoever comes second.
     """
-    fd = os.open(state_dir / LOCK_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    return _lock(state_dir, LOCK_FILE, "a node with pid {} already runs on")
+
+
+def lock_for_supervisor(state_dir: Path) -> int:
+    """Become the one who keeps a node running on this folder, until `unlock_state_dir`.
+
+    Raises StateDirBusy, also where a node runs already without one; OSError.
+    """
+    unlock_state_dir(lock_state_dir(state_dir))
+    return _lock(state_dir, SUPERVISOR_LOCK_FILE, "a supervisor with pid {} already keeps a node running on")
+
+
+def running_supervisor(state_dir: Path) -> int | None:
+    """The process that keeps a node running on this folder; None without one. Raises OSError."""
+    try:
+        fd = os.open(state_dir / SUPERVISOR_LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        # Whoever holds it lives: the lock goes with its process.
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.read(fd, 32).strip()
+        return int(owner) if owner.isdigit() else None
+    else:
+        return None
+    finally:
+        os.close(fd)
+
+
+def _lock(state_dir: Path, name: str, busy: str) -> int:
+    fd = os.open(state_dir / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.read(fd, 32).decode("ascii", "replace").strip() or "unknown"
         os.close(fd)
-        raise StateDirBusy(f"a node with pid {owner} already runs on {state_dir}") from None
+        raise StateDirBusy(f"{busy.format(owner)} {state_dir}") from None
     except OSError:
         os.close(fd)
         raise

@@ -36,10 +36,13 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "actors": BORDERS | BOTTOM,
     "supervisors": ALIVE,
     "gateway": ALIVE,
-    "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir", "groups", "reload"},
+    "node": ALIVE | {"supervisors", "gateway", "node_file", "state_dir", "groups", "reload", "bounds"},
     # Parts of the composition root.
-    "groups": ALIVE | {"supervisors"},
-    "reload": ALIVE | {"supervisors", "groups"},
+    "groups": ALIVE | {"supervisors", "bounds"},
+    "reload": ALIVE | {"supervisors", "groups", "bounds"},
+    "bounds": frozenset({"settings"}),
+    # Who looks after a node from outside: its supervisor, and what service managers are to know.
+    "service": frozenset({"supervisors", "transports", "node_file", "settings", "telemetry"}),
     "embedding": ALIVE | {"supervisors", "gateway", "node", "node_file"},
     "cli": ALIVE
     | {
@@ -52,6 +55,9 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
         "client",
         "client_files",
         "reports",
+        "service",
+        "state_dir",
+        "bounds",
     },
     # Small programs of their own: what the default config runs, and what talks to a node from outside.
     "servers": frozenset({"protocol"}),
@@ -74,7 +80,8 @@ FOR_EVERYBODY = "mcpv_node.telemetry.clock"
 ENTRANCES: dict[str, tuple[str, ...]] = {
     # The kernel is written on pykka's extension points, and a host's reference to a node is pykka's.
     "pykka": ("actors/kernel/", "embedding/"),
-    "thespian": ("embedding/thespian.py",),
+    # The door of a Thespian application, and the supervisor that outlives a node.
+    "thespian": ("embedding/thespian.py", "service/supervised.py"),
     "yaml": ("settings/loader.py",),
     # Reads where things stand and writes what is new; what a file means is the loader's.
     "ruamel": ("settings/places.py",),
@@ -83,8 +90,15 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "tomlkit": ("client_files/documents.py",),
     "redis": ("cluster/redis.py",),
     "sqlite3": ("store/journal.py",),
-    # The guard ends processes alone; `--detach` starts the node that outlives the command.
-    "subprocess": ("transports/stdio.py", "transports/guard.py", "cli/detach.py"),
+    # The guard ends processes alone; `--detach` starts the node that outlives the command, a supervisor the node that
+    # it keeps running; a service manager is spoken to by its own program.
+    "subprocess": (
+        "transports/stdio.py",
+        "transports/guard.py",
+        "cli/detach.py",
+        "service/node_process.py",
+        "service/commands.py",
+    ),
     "aiohttp": ("transports/http/exchange.py",),
     # OAuth to servers, and nothing else of the SDK.
     "mcp": ("transports/http/oauth.py",),

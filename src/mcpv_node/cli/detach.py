@@ -12,13 +12,14 @@ import os
 import select
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
 from mcpv_node.node_file import NodeFile, parse_node_file
+from mcpv_node.service.node_process import node_program
 from mcpv_node.telemetry.clock import SystemClock
+from mcpv_node.telemetry.notify import without_service_manager
 
 # Ready means that the tree is up; what a killed node left may have to be reaped first. More is a fault.
 START_BOUND = 60.0
@@ -55,11 +56,13 @@ def start_detached(state_dir: Path, options: list[str]) -> NodeFile:
     ready_read, ready_write = os.pipe()
     try:
         node = subprocess.Popen(
-            [*_program(), "start", "--json", *options, "--ready-fd", str(ready_write)],
+            [*node_program(), "start", "--json", *options, "--ready-fd", str(ready_write)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
             pass_fds=(ready_write,),
+            # A service manager that started the caller is not this node's, which outlives it.
+            env=without_service_manager(os.environ),
             start_new_session=True,
             # Not the caller's folder, which may be on a disk that somebody wants to unmount.
             cwd="/",
@@ -92,7 +95,7 @@ def run_detached_start(state_dir: str, *, linger: float) -> int:
 
     For callers that live long: the node becomes init's child, so that none of them ever has a zombie.
     """
-    command = [*_program(), "start", "--detach", "--linger", f"{linger:g}", "--state-dir", state_dir]
+    command = [*node_program(), "start", "--detach", "--linger", f"{linger:g}", "--state-dir", state_dir]
     # stdin and stdout are the client's.
     with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as starting:
         try:
@@ -100,11 +103,6 @@ def run_detached_start(state_dir: str, *, linger: float) -> int:
         except subprocess.TimeoutExpired:
             starting.kill()
             return 1
-
-
-def _program() -> list[str]:
-    # -P: a select.py that lies in the client's folder must not be imported.
-    return [sys.executable, "-P", "-m", "mcpv_node"]
 
 
 def _read_line(descriptor: int) -> bytes | None:

@@ -1,7 +1,8 @@
-"""`mcpv-node start`: run a node here, or in the background with `--detach`."""
+"""`mcpv-node start`: run a node here, under a supervisor of its own with `--supervised`, or in the background with `--detach`."""
 
 from __future__ import annotations
 
+import faulthandler
 import gc
 import os
 import signal
@@ -9,13 +10,16 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Literal, get_args
+from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 
 import click
 
+from mcpv_node.bounds import process_end_bound
 from mcpv_node.node_file import NodeFile
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, parse_address, state_dir
 from mcpv_node.settings.types import LogLevel
+from mcpv_node.state_dir import StateDirBusy, lock_for_supervisor, unlock_state_dir
+from mcpv_node.telemetry.notify import take_service_manager
 
 from .announce import announce, report_ready
 from .common import OK, CommandFailed, common_options, config_failure, invocation
@@ -45,6 +49,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
     "--token", metavar="FILE|none", help="The bearer token's file; none: no token, on loopback only."
 )
 @click.option("--log-level", type=click.Choice(get_args(LogLevel)), help="Log from this level on.")
+@click.option("--supervised", is_flag=True, help="Run it under one more process, which starts it again.")
 @click.option("--detach", is_flag=True, help="Return once the node is ready in the background.")
 @click.option(
     "--linger",
@@ -53,32 +58,54 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
     help="End when nobody was connected for this long.",
 )
 @click.option("--ready-fd", type=int, hidden=True)
+@click.option("--supervisor-fd", type=int, hidden=True)
 @common_options
 def command(
     config: Path | None,
     http: str | None,
     token: str | None,
     log_level: str | None,
+    supervised: bool,
     detach: bool,
     linger: float | None,
     ready_fd: int | None,
+    supervisor_fd: int | None,
 ) -> int:
     """Run a node: start its servers on demand and serve their tools."""
+    if os.getpid() == 1:
+        # The kernel spares the first process of a container what it has no handler for.
+        signal.signal(signal.SIGTERM, _leave)
     if http is not None:
         _check_address(http)
     path, loaded = _load(config)
     folder = _make_state_dir(state_dir(invocation().state_dir, os.environ, loaded.settings))
     token = token if token is None or token == NO_TOKEN else os.path.abspath(token)
+    options = ["--config", str(path), "--state-dir", str(folder)]
+    options += ["--http", http] if http is not None else []
+    options += ["--token", token] if token is not None else []
+    options += ["--log-level", log_level] if log_level is not None else []
+    options += ["--linger", f"{linger:g}"] if linger is not None else []
     if detach:
-        options = ["--config", str(path), "--state-dir", str(folder)]
-        options += ["--http", http] if http is not None else []
-        options += ["--token", token] if token is not None else []
-        options += ["--log-level", log_level] if log_level is not None else []
-        options += ["--linger", f"{linger:g}"] if linger is not None else []
-        return _start_in_background(folder, options)
+        return _start_in_background(folder, [*options, "--supervised"] if supervised else options)
+    if supervised:
+        _configure_logging(loaded, log_level, None)
+        return _run_supervised(folder, loaded, options, ready_fd=ready_fd)
     return _run(
-        path, loaded, folder, http=http, token=token, log_level=log_level, linger=linger, ready_fd=ready_fd
+        path,
+        loaded,
+        folder,
+        http=http,
+        token=token,
+        log_level=log_level,
+        linger=linger,
+        ready_fd=ready_fd,
+        supervisor_fd=supervisor_fd,
     )
+
+
+def _leave(_number: int, _frame: FrameType | None) -> NoReturn:
+    """Nothing has been started yet: there is nothing to stop."""
+    raise SystemExit(OK)
 
 
 def _check_address(http: str) -> None:
@@ -118,6 +145,64 @@ def _start_in_background(folder: Path, options: list[str]) -> int:
     return OK
 
 
+def _run_supervised(folder: Path, loaded: Loaded, options: list[str], *, ready_fd: int | None) -> int:
+    """Keep a node running, from this process; every start of it that succeeds is announced."""
+    from mcpv_node.service.keeping import GAVE_UP, KeepingPolicy
+    from mcpv_node.service.supervised import supervise
+    from mcpv_node.transports import receives_orphans
+
+    manager = take_service_manager(os.environ, pid=os.getpid())
+    if manager is not None and manager.watchdog is not None:
+        raise click.UsageError(
+            "the service manager that started this watches over the node itself: leave --supervised out"
+        )
+
+    def tell(**assignments: str | int) -> None:
+        with suppress(OSError):
+            if manager is not None:
+                manager.tell(**assignments)
+
+    is_reported = is_stopping = False
+
+    def on_stopping() -> None:
+        nonlocal is_stopping
+        is_stopping = True
+        tell(STOPPING=1)
+
+    def on_ready(node: NodeFile) -> None:
+        nonlocal is_reported
+        tell(READY=1, STATUS=f"serving at {node.http}, process {node.pid}")
+        # Whoever started us may have left: a node runs on without its audience.
+        with suppress(OSError):
+            if ready_fd is None:
+                _announce(node, folder, detached=False)
+            elif not is_reported:
+                is_reported = True
+                report_ready(node, ready_fd)
+
+    policy = KeepingPolicy(stop_bound=process_end_bound(loaded.settings.servers))
+    try:
+        lock = lock_for_supervisor(folder)
+    except StateDirBusy as refusal:
+        raise CommandFailed(str(refusal)) from None
+    except OSError as error:
+        raise CommandFailed(f"{folder}: {error.strerror or error}") from None
+    try:
+        code = supervise(
+            options,
+            policy,
+            on_ready=on_ready,
+            on_stopping=on_stopping,
+            reaps_strangers=receives_orphans(),
+        )
+    finally:
+        unlock_state_dir(lock)
+    if code == GAVE_UP and not is_stopping:
+        raise CommandFailed("the node does not stay up; what is above says why")
+    # What is wrong with usage or configuration, the node has said itself.
+    return code
+
+
 def _run(
     path: Path,
     loaded: Loaded,
@@ -128,6 +213,7 @@ def _run(
     log_level: str | None,
     linger: float | None,
     ready_fd: int | None,
+    supervisor_fd: int | None,
 ) -> int:
     gc.set_threshold(YOUNG_OBJECTS, *OLDER_ROUNDS)
     # All that a node is made of: only a command that runs one pays for it.
@@ -136,7 +222,12 @@ def _run(
     from mcpv_node.serving import NodeOptions, StartRefused, StopSwitch, serve
     from mcpv_node.settings import secret_values
     from mcpv_node.telemetry import Redactor
+    from mcpv_node.transports import receives_orphans
 
+    manager = take_service_manager(os.environ, pid=os.getpid())
+    if manager is not None and manager.watchdog is not None:
+        # A service manager ends a node that hangs with SIGABRT: where it hung belongs into the log.
+        faulthandler.enable()
     redact = Redactor(secret_values(loaded.settings))
     _configure_logging(loaded, log_level, redact)
     for warning in loaded.warnings:
@@ -150,6 +241,8 @@ def _run(
         token=token,
         linger=linger,
         redact=redact,
+        service_manager=manager,
+        reaps_strangers=receives_orphans(),
     )
     switch = StopSwitch()
 
@@ -164,7 +257,7 @@ def _run(
 
     with _stopped_by_signals(switch):
         try:
-            outcome = uvloop.run(serve(options, on_ready=on_ready, switch=switch))
+            outcome = uvloop.run(serve(options, on_ready=on_ready, switch=switch, supervisor=supervisor_fd))
         except StartRefused as refusal:
             raise CommandFailed(str(refusal)) from None
     if not outcome.ok:
@@ -187,15 +280,17 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
     )
 
 
-def _configure_logging(loaded: Loaded, log_level: str | None, redact: Redactor) -> None:
+def _configure_logging(loaded: Loaded, log_level: str | None, redact: Redactor | None) -> None:
+    """Without a redactor it is the supervisor's log: it has no secrets to say, and the file is the node's."""
+    from mcpv_node.telemetry import PLAIN_REDACTOR
     from mcpv_node.telemetry.logs import configure_logging
 
     log = loaded.settings.log
     configure_logging(
         log_level or log.level,
         json={"auto": None, "json": True, "text": False}[log.format],
-        file=None if log.file is None else Path(log.file),
-        redact=redact,
+        file=None if log.file is None or redact is None else Path(log.file),
+        redact=redact or PLAIN_REDACTOR,
     )
 
 

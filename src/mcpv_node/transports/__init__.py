@@ -5,7 +5,7 @@
 `stdio` one child process on the running loop · `program` which program, which environment · `stop` the stop of the
 specification · `limits` what a server may use · `ledger` what runs, on disk · `guard` the process that ends it all
 when the node cannot (a single file, run by path) · `guard_process` the node's end of it · `http` sessions with servers
-behind a URL, a package of its own.
+behind a URL, a package of its own · `strangers` waits for orphans where they become our children.
 
 Imports the standard library and the clock only; `http`, which needs more, is imported where the first URL is.
 """
@@ -27,6 +27,7 @@ from .program import (
 )
 from .stdio import ExitStatus, ExitWatch, ProcessSink, StdioProcess, watch_exit
 from .stop import StopReport, stop_process
+from .strangers import Strangers, receives_orphans
 
 __all__ = [
     "ExitStatus",
@@ -46,12 +47,14 @@ __all__ = [
     "StartError",
     "StdioProcess",
     "StopReport",
+    "Strangers",
     "apply_limits",
     "child_environment",
     "group_rss_bytes",
     "read_ledger",
     "reap",
     "reap_leftovers",
+    "receives_orphans",
     "resolve_program",
     "rss_by_group",
     "usage_by_group",

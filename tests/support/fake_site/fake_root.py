@@ -39,6 +39,8 @@ class NodeOptions:
     linger: float | None
     marks: Any
     redact: Any
+    service_manager: Any
+    reaps_strangers: bool
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,11 @@ class StopSwitch:
 
 
 async def serve(
-    options: NodeOptions, *, on_ready: Callable[[NodeFile], None], switch: StopSwitch
+    options: NodeOptions,
+    *,
+    on_ready: Callable[[NodeFile], None],
+    switch: StopSwitch,
+    supervisor: int | None = None,
 ) -> ServeOutcome:
     """Serve the line door until asked to stop."""
     folder = options.state_dir
