@@ -4,7 +4,7 @@
 
 `messages` and `errors` are what actors say about themselves; `replies` is where answers go; `mailbox`, `cell` and
 `system` are what an actor lives in; `actor` is what it is, `loop` and `thread` are where it runs; `handle` is how
-others talk to it.
+others talk to it; `health` is whether all of them read what they are sent.
 """
 
 from .actor import Deferred, KernelActor, Timer, answers, handles
@@ -19,6 +19,7 @@ from .errors import (
     WrongThread,
 )
 from .handle import Handle
+from .health import ANSWER_BOUND, Health, HealthCheck
 from .loop import LoopActor
 from .messages import (
     ActorStatistics,
@@ -29,6 +30,7 @@ from .messages import (
     Killed,
     MonitorId,
     Normal,
+    Pulse,
     Request,
     Shutdown,
 )
@@ -37,6 +39,7 @@ from .system import ActorSystem
 from .thread import ThreadActor
 
 __all__ = [
+    "ANSWER_BOUND",
     "ESTATE_CRASH_WINDOW",
     "MAILBOX_CAPACITY",
     "ActorDead",
@@ -53,12 +56,15 @@ __all__ = [
     "Down",
     "ExitReason",
     "Handle",
+    "Health",
+    "HealthCheck",
     "KernelActor",
     "Killed",
     "LoopActor",
     "MailboxFull",
     "MonitorId",
     "Normal",
+    "Pulse",
     "Request",
     "Shutdown",
     "ThreadActor",

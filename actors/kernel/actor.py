@@ -39,6 +39,7 @@ from .messages import (
     ExitReason,
     MonitorId,
     Normal,
+    Pulse,
     Request,
     Shutdown,
 )
@@ -319,6 +320,8 @@ class KernelActor(pykka.Actor, Generic[E]):
                 self._stop_ports.append(letter.port)
                 letter.port = None
             return self.on_shutdown()
+        if isinstance(message, Pulse):
+            return None
         if isinstance(message, Down):
             return self.on_down(message)
         if isinstance(message, messages.ProxyCall | messages.ProxyGetAttr | messages.ProxySetAttr):

@@ -19,6 +19,11 @@ class Request(Generic[R_co]):
 
 
 @dataclass(frozen=True, slots=True)
+class Pulse(Request[None]):
+    """Do you read your mailbox? Every actor answers, in mailbox order; none has a handler for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Normal:
     """The actor ended by itself, its work done."""
 

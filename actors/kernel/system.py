@@ -46,6 +46,10 @@ class ActorSystem:
         """Actors that have started and not ended: zero after an orderly stop."""
         return len(self._living)
 
+    def reading(self) -> list[KernelActor[Any]]:
+        """The actors that are up and have not ended: those that should read what they are sent. Loop thread only."""
+        return [actor for actor in self._living if actor.state == "running"]
+
     def on_loop_thread(self) -> bool:
         return threading.get_ident() == self.thread_id
 

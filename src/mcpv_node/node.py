@@ -54,7 +54,16 @@ from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
-from mcpv_node.actors.kernel import ActorSystem, Crashed, DeadLetter, ExitReason, Handle, Killed
+from mcpv_node.actors.kernel import (
+    ActorSystem,
+    Crashed,
+    DeadLetter,
+    ExitReason,
+    Handle,
+    Health,
+    HealthCheck,
+    Killed,
+)
 from mcpv_node.actors.server_type import DrainNow
 from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.status import LearningMessage
@@ -186,6 +195,7 @@ class NodeRuntime:
         self._stop_asked: Callable[[], None] = lambda: None
         self._bound: str | None = None
         self.system = ActorSystem(self._loop, clock=options.clock)
+        self._health = HealthCheck(self.system)
         self.metrics = Metrics()
         self.system.on_dead_letter = self._on_dead_letter
         self.system.on_restart = lambda kind: self.metrics.actor_restarts_total(kind).inc()
@@ -282,6 +292,12 @@ class NodeRuntime:
         """A stop under way waits for no calls any more."""
         for running in self._groups.existing:
             running.server.tell(DrainNow())
+
+    async def check_health(self) -> Health:
+        """Whether every actor answers within `ANSWER_BOUND` seconds; a node whose root has ended is not well."""
+        if not self._root.is_alive():
+            return Health(0, (self._root.name,))
+        return await self._health.check()
 
     async def wait_ended(self) -> ExitReason:
         """Until the root has ended, by itself or because it was stopped."""

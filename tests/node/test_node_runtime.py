@@ -21,6 +21,7 @@ from support.processes import group_members
 from mcpv_node import node as composition
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.events import RecentEvents
+from mcpv_node.actors.kernel import Health
 from mcpv_node.actors.status import ShowLearning
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import TreeData, perform_request
@@ -278,6 +279,20 @@ def test_hurry_ends_the_calls_that_a_stop_is_waiting_for(tmp_path: Path) -> None
 def running_ids(node: NodeRuntime) -> list[str]:
     """Return who runs right under the root."""
     return [child.id for child in node.tree().children if child.state == "running"]
+
+
+def count(branch: TreeData) -> int:
+    """Return how many places a tree has."""
+    return 1 + sum(count(child) for child in branch.children)
+
+
+def test_it_is_well_when_every_actor_of_its_tree_answers_and_not_once_it_has_stopped(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(options(tmp_path, bootstrapMode="disabled")) as (node, _):
+            assert await node.check_health() == Health(count(node.tree()))
+        assert await node.check_health() == Health(0, ("node",))
+
+    run(main)
 
 
 def test_stopping_again_and_at_once_changes_nothing(tmp_path: Path) -> None:
