@@ -16,6 +16,8 @@ from .snapshot import Kind
 from .world import WorldCell
 
 if TYPE_CHECKING:
+    from mcpv_node.telemetry.tracing import Tracing
+
     from .audit import AuditMessage
     from .clients import ClientsMessage
     from .events import EventsMessage
@@ -45,6 +47,7 @@ class NodeContext:
         PLAIN_REDACTOR  # for every text that leaves the node and that a server may have written
     )
     audit: Handle[AuditMessage] | None = None  # None: no audit is kept
+    tracing: Tracing | None = None  # None: no traces are made
 
     @property
     def settings(self) -> NodeSettings:

@@ -34,6 +34,7 @@ from .modern_http import Place
 from .rates import whole_seconds
 from .services import DoorServices
 from .sessions import SessionsMessage
+from .traces import note_arrival
 from .visibility import resolve_selector
 
 # How long a client should wait for what takes well under a second (seconds).
@@ -201,6 +202,8 @@ class HttpApp:
         if selector is None:
             await exchange.problem(404, "there is no such server or profile here")
             return
+        if self._services.node.tracing is not None:
+            note_arrival(exchange)
         await self.mcp.handle(exchange, Place(authority.principal, selector))
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
