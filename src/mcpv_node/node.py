@@ -537,7 +537,7 @@ class NodeRuntime:
             request_stop=self._stop_asked,
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
-            is_alive=self._root.is_alive,
+            check_health=self.check_health,
             held=self._held,
             rates=Rates(self._settings.limits.requests_per_minute),
             issuer=self._issuer,
