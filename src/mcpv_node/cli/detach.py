@@ -17,7 +17,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from mcpv_node.node_file import NodeFile, parse_node_file
+from mcpv_node.node_file import LOG_NAME, NodeFile, parse_node_file
 from mcpv_node.telemetry.clock import SystemClock
 
 # Ready means that the tree is up; what a killed node left may have to be reaped first. More is a fault.
@@ -29,7 +29,6 @@ END_BOUND = 10.0
 # `start --detach` ends by itself within the two bounds; the rest is for its own imports on a busy machine.
 COMMAND_BOUND = START_BOUND + END_BOUND + 10.0
 
-LOG_NAME = "node.log"
 _LOG_MODE = 0o600
 
 # What is said of a failed start: the end of what it logged.
@@ -146,7 +145,9 @@ def _last_words(log_path: Path, begin: int) -> tuple[str, tuple[dict[str, Any], 
     """Find why a start failed in what it wrote: its error object, else its last lines."""
     try:
         with open(log_path, "rb") as file:
-            file.seek(max(begin, os.fstat(file.fileno()).st_size - _SHOWN_BYTES))
+            size = os.fstat(file.fileno()).st_size
+            # A node whose log was long enough has begun a new one.
+            file.seek(max(begin if begin <= size else 0, size - _SHOWN_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError as error:
         return f"the node ended during its start, and its log cannot be read: {error}", ()

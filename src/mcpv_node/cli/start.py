@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal, get_args
 
 import click
 
-from mcpv_node.node_file import NodeFile
+from mcpv_node.node_file import LOG_NAME, NodeFile
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, parse_address, state_dir
 from mcpv_node.settings.types import LogLevel
 
@@ -138,7 +138,7 @@ def _run(
     from mcpv_node.telemetry import Redactor
 
     redact = Redactor(secret_values(loaded.settings))
-    _configure_logging(loaded, log_level, redact)
+    _configure_logging(loaded, folder, log_level, redact)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     options = NodeOptions(
@@ -187,14 +187,18 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
     )
 
 
-def _configure_logging(loaded: Loaded, log_level: str | None, redact: Redactor) -> None:
-    from mcpv_node.telemetry.logs import configure_logging
+def _configure_logging(loaded: Loaded, folder: Path, log_level: str | None, redact: Redactor) -> None:
+    from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging
 
     log = loaded.settings.log
     configure_logging(
         log_level or log.level,
         json={"auto": None, "json": True, "text": False}[log.format],
         file=None if log.file is None else Path(log.file),
+        rotate_mb=log.rotate_mb,
+        keep=log.keep,
+        # In the background the node alone bounds what it writes there.
+        sink=OwnOutput.at(folder / LOG_NAME, log.rotate_mb * MEGABYTE),
         redact=redact,
     )
 
