@@ -280,18 +280,37 @@ class NodeClient:
         """The lines of the node's log, each a JSON object: those that are kept and, to follow, each that is written."""
         asked = {"level": level, "server": server, "follow": "true" if follow else "false"}
         query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return self._stream(f"/api/v1/logs?{query}")
+
+    def events(self) -> Iterator[bytes]:
+        """The last transitions that the node remembers, each a JSON object."""
+        return self._stream("/api/v1/events?follow=false")
+
+    def health(self) -> dict[str, Any]:
+        """What the node says to probes: the status of each, and why it is not good."""
+        answers: dict[str, Any] = {}
+        for path in ("/healthz", "/readyz"):
+            status, _, body = self._exchange("GET", path, timeout=ANSWER_TIMEOUT, content=None)
+            answers[path] = {"status": status, "detail": _read_problem(body).detail}
+        return answers
+
+    def read(self, path: str) -> bytes:
+        """What the node says at a path, as it was sent; for those who keep it and do not look at it."""
+        return self._request("GET", path)
+
+    def _stream(self, path: str) -> Iterator[bytes]:
         self.node_state()  # refuses what this would refuse, and waits until REST is loaded
         connection = self._connection(FOLLOW_TIMEOUT)
         try:
             connection.request(
                 "GET",
-                f"/api/v1/logs?{query}",
+                path,
                 headers={**self._authorization(), "Accept": "text/event-stream"},
             )
             response = connection.getresponse()
             if response.status != 200:
                 problem = _read_problem(_read_body(response))
-                raise NodeRefused(response.status, problem.title or "no log", problem.detail)
+                raise NodeRefused(response.status, problem.title or "nothing to read", problem.detail)
             while line := response.readline():
                 if line.startswith(b"data: "):
                     yield line.removeprefix(b"data: ").rstrip(b"\r\n")

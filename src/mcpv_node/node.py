@@ -27,7 +27,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 from msgspec.structs import replace
@@ -149,6 +149,9 @@ from .bounds import longest_stop
 from .groups import ServerGroups, servers_of
 from .reload import Reloading
 
+if TYPE_CHECKING:
+    from mcpv_node.telemetry.tracing import Tracing
+
 # Reading the ledger and reaping what a dead node left may take both of its graces.
 GUARD_START_TIMEOUT = 15.0
 
@@ -226,6 +229,7 @@ class NodeRuntime:
         self._guard = Handle[GuardMessage].create(self.system, "guard")
         self._groups = ServerGroups(self.system, lambda: self.context, self._guard, self._on_supervision)
         self._groups.assign(self._groups.make(group) for group in enabled_groups(self._settings))
+        self._tracing: Tracing | None = None
         self.context: NodeContext
 
     # --- life -----------------------------------------------------------------------------------
@@ -246,6 +250,7 @@ class NodeRuntime:
         is_up = False
         try:
             tokens, token_file = self._tokens()
+            self._tracing = self._make_tracing()
             node_file = await self._bring_up(tokens, token_file)
             is_up = True
         except OSError as error:
@@ -281,6 +286,7 @@ class NodeRuntime:
             await asyncio.wait({self._root_ended}, timeout=self.longest_stop())
         if self._root.is_alive():
             self._root.kill("did not stop in time")
+        await self._close_tracing()
         self._log.detach()
         # Without the lock the folder is another node's, perhaps of this very process.
         if self._lock is not None:
@@ -359,6 +365,7 @@ class NodeRuntime:
             redact=self._options.redact,
             audit=self._audit,
             herald=self._herald,
+            tracing=self._tracing,
         )
         services = self._services(tokens, token_file)
         return Supervisor(
@@ -562,7 +569,7 @@ class NodeRuntime:
             request_stop=self._stop_asked,
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
-            is_alive=self._root.is_alive,
+            check_health=self.check_health,
             held=self._held,
             rates=Rates(self._settings.limits.requests_per_minute),
             issuer=self._issuer,
@@ -606,6 +613,34 @@ class NodeRuntime:
             token_file=None if token_file is None else str(token_file),
             config_path=None if config is None else str(config),
         )
+
+    def _make_tracing(self) -> Tracing | None:
+        otlp = self._settings.telemetry.otlp
+        if otlp is None:
+            return None
+        try:
+            # Only here: a node without traces neither needs nor loads what makes them.
+            from mcpv_node.telemetry.tracing import Tracing, to_collector
+        except ImportError as error:
+            raise StartRefused(
+                f"telemetry.otlp needs more packages: pip install 'mcpv-node[otel]' ({error.name} is missing)"
+            ) from error
+        options = self._options
+        return Tracing(
+            to_collector(otlp.endpoint, otlp.headers),
+            clock=options.clock,
+            attributes={
+                "service.version": VERSION,
+                "service.instance.id": read_or_create_node_id(options.state_dir),
+            },
+            service_name=otlp.service_name,
+            sample_ratio=otlp.sample_ratio,
+        )
+
+    async def _close_tracing(self) -> None:
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None and not await tracing.close():
+            logger.warning("the collector of traces did not take the last spans in time")
 
     def _tokens(self) -> tuple[TokenTable | None, Path | None]:
         try:

@@ -108,6 +108,8 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "prometheus_client": ("telemetry/metrics.py",),
+    # Traces, where they are configured.
+    "opentelemetry": ("telemetry/tracing.py",),
     "cryptography": ("protocol/sealed.py",),
     # Tokens of an authorization server, where one is configured.
     "jwt": ("gateway/issuer.py", "gateway/issuer_keys.py"),

@@ -47,6 +47,7 @@ from mcpv_node.actors.kernel import (
     ActorSystem,
     Deferred,
     Handle,
+    HealthCheck,
     KernelActor,
     LoopActor,
     answers,
@@ -104,6 +105,9 @@ from mcpv_node.telemetry.metrics import Metrics
 
 # Far more than any step of a test needs; a test that waits this long has failed.
 BOUND = 20.0
+
+# An actor that a test has hang is waited for this long.
+HEALTH_BOUND = 1.0
 
 # libuv opens a pipe for signals with a process's first loop and keeps it: here, before anybody counts.
 uvloop.new_event_loop().close()
@@ -502,7 +506,7 @@ async def fake_node(
         beginnings=FakeBeginnings.__new__(FakeBeginnings),
         indexes={kind: FakeIndex() for kind in KINDS},
         stops_requested=[],
-        health={"ready": True, "alive": True},
+        health={"ready": True},
     )
     node.subscribers, node.events, node.beginnings = FakeSubscribers(), FakeEvents(), FakeBeginnings()
     subscribers = await node.start(node.subscribers, "subscribers")
@@ -577,7 +581,7 @@ async def fake_node(
         request_stop=lambda: node.stops_requested.append(True),
         on_sessions=lambda _door, _count: None,
         is_ready=lambda: node.health["ready"],
-        is_alive=lambda: node.health["alive"],
+        check_health=HealthCheck(system, bound=HEALTH_BOUND).check,
         held=held_calls,
         load=load,
         **{"rates": Rates(settings.limits.requests_per_minute), **more},

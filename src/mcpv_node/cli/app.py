@@ -29,6 +29,7 @@ VERBS = (
     "catalog",
     "reload",
     "logs",
+    "diagnose",
     "top",
     "stop",
     "validate",

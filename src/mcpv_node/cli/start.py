@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 import click
 
 from mcpv_node.bounds import process_end_bound
-from mcpv_node.node_file import NodeFile
+from mcpv_node.node_file import LOG_NAME, NodeFile
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, parse_address, state_dir
 from mcpv_node.settings.types import LogLevel
 from mcpv_node.state_dir import StateDirBusy, lock_for_supervisor, unlock_state_dir
@@ -88,7 +88,7 @@ def command(
     if detach:
         return _start_in_background(folder, [*options, "--supervised"] if supervised else options)
     if supervised:
-        _configure_logging(loaded, log_level, None)
+        _configure_logging(loaded, folder, log_level, None)
         return _run_supervised(folder, loaded, options, ready_fd=ready_fd)
     return _run(
         path,
@@ -229,7 +229,7 @@ def _run(
         # A service manager ends a node that hangs with SIGABRT: where it hung belongs into the log.
         faulthandler.enable()
     redact = Redactor(secret_values(loaded.settings))
-    _configure_logging(loaded, log_level, redact)
+    _configure_logging(loaded, folder, log_level, redact)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     options = NodeOptions(
@@ -280,16 +280,22 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
     )
 
 
-def _configure_logging(loaded: Loaded, log_level: str | None, redact: Redactor | None) -> None:
+def _configure_logging(
+    loaded: Loaded, folder: Path, log_level: str | None, redact: Redactor | None
+) -> None:
     """Without a redactor it is the supervisor's log: it has no secrets to say, and the file is the node's."""
     from mcpv_node.telemetry import PLAIN_REDACTOR
-    from mcpv_node.telemetry.logs import configure_logging
+    from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging
 
     log = loaded.settings.log
     configure_logging(
         log_level or log.level,
         json={"auto": None, "json": True, "text": False}[log.format],
         file=None if log.file is None or redact is None else Path(log.file),
+        rotate_mb=log.rotate_mb,
+        keep=log.keep,
+        # In the background the node alone bounds what it writes there.
+        sink=OwnOutput.at(folder / LOG_NAME, log.rotate_mb * MEGABYTE),
         redact=redact or PLAIN_REDACTOR,
     )
 

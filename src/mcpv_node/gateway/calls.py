@@ -74,6 +74,7 @@ from .identity import SERVER_INFO
 from .multi_round import finish_rounds
 from .ports import ClientPort
 from .routing import NoRoute, Route, find_route
+from .traces import CallTrace
 
 # The owner of a deadline answers at the deadline; this much later (seconds) it is not going to.
 REPLY_MARGIN = 2.0
@@ -217,6 +218,8 @@ async def perform_call(
     """
     arrived = node.clock.monotonic()
     server = route.server
+    tracing = node.tracing
+    trace = None if tracing is None else CallTrace(node, tracing, caller, route, arrived)
     trip = Trip(
         node,
         caller,
@@ -225,6 +228,7 @@ async def perform_call(
         ends=_earliest(arrived + server.spec.max_call_seconds, deadline),
         port=port,
         instance=instance,
+        trace=trace,
     )
     outcome = CANCELLED
     answer: Answer | CallFailure
@@ -243,6 +247,8 @@ async def perform_call(
         node.metrics.calls_total(server.spec.name, outcome).inc()
         took = node.clock.monotonic() - arrived
         node.metrics.call_seconds(server.spec.name, outcome).observe(took)
+        if trace is not None:
+            trace.ends(outcome, trip.served)
         if node.audit is not None:
             node.audit.tell(_audited(node, caller, route, outcome, took))
     if isinstance(answer, CallFailure) and not control.is_cancelled():
@@ -318,6 +324,7 @@ class Trip:
         ends: float,
         port: ClientPort | None,
         instance: InstanceId | None,
+        trace: CallTrace | None = None,
     ) -> None:
         self.node = node
         self.caller = caller
@@ -328,6 +335,7 @@ class Trip:
         self.instance = instance
         self.served: Lease | None = None  # the last slot it had
         self._port = port
+        self._trace = trace
         self._asking: dict[AskNumber, asyncio.Task[None]] = {}
 
     @property
@@ -403,6 +411,8 @@ class Trip:
     async def _acquire(self) -> Lease | CallFailure:
         spec = self.server.spec
         now = self.node.clock.monotonic()
+        if self._trace is not None:
+            self._trace.waits(now)
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
         # What waits for a task holds no slot: the work has a lease of its own, and others need the slots meanwhile.
@@ -425,6 +435,8 @@ class Trip:
             if not answered:
                 # Nobody waits for it any more: a slot must not be given to nobody.
                 self.server.handle.tell(Release(request.lease))
+        if self._trace is not None:
+            self._trace.waited(granted)
         return granted.failure if isinstance(granted, Refused) else granted
 
     async def _call(self, lease: Lease) -> Answer | CallFailure:
@@ -432,13 +444,14 @@ class Trip:
         answer: Answer | CallFailed
         slot_held = False
         ok: bool | None = False
+        params = self.params if self._trace is None else self._trace.sends(lease, self.params)
         try:
             answer = await lease.instance.ask(
                 InstanceCall(
                     lease=lease.lease,
                     caller=self.caller,
                     method=self.route.call.method,
-                    params=self.params,
+                    params=params,
                     deadline=self.ends,
                     name=self.route.own_name,
                     on_event=None if self._port is None else partial(self._on_event, lease),
@@ -459,6 +472,8 @@ class Trip:
             lease.instance.tell(CancelCall(lease.lease, "the node stops"))
             raise
         finally:
+            if self._trace is not None:
+                self._trace.answered(ok=bool(ok))
             if slot_held:
                 self.server.handle.tell(CallEnded(ok=False))
             else:

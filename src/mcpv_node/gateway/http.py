@@ -26,6 +26,7 @@ from .auth import (
 )
 from .event_streams import EventStreams
 from .gauges import refresh_gauges
+from .health import HealthView, describe_fault
 from .issuer import WELL_KNOWN, Issuer, NotBelieved, challenge, judge_token, read_head, resource_metadata
 from .issuer_keys import KEY_BOUND, FindKey, NotReachable
 from .log_streams import LogStreams
@@ -34,6 +35,7 @@ from .modern_http import Place
 from .rates import whole_seconds
 from .services import DoorServices
 from .sessions import SessionsMessage
+from .traces import note_arrival
 from .visibility import resolve_selector
 
 # How long a client should wait for what takes well under a second (seconds).
@@ -60,6 +62,7 @@ class HttpApp:
         self._audience = (
             f"{url}/mcp" if oauth is None or oauth.audience is None else oauth.audience.rstrip("/")
         )
+        self._health = HealthView(services.check_health, services.node.clock)
         self._rest: AsgiApp | None = None
         self._rest_failed = False
         self._closing = False
@@ -185,8 +188,8 @@ class HttpApp:
             await self._unavailable(exchange, "the node is stopping")
         elif path == "/mcp" or path.startswith("/mcp/"):
             await self._route_mcp(exchange, authority)
-        elif path in ("/healthz", "/readyz"):
-            await self._health(exchange, is_good=self._is_good(path))
+        elif path in HEALTH_PATHS:
+            await self._tell_health(exchange)
         elif path == "/metrics" or path == "/api" or path.startswith("/api/"):
             await self._route_operator(exchange, authority, receive)
         else:
@@ -201,6 +204,8 @@ class HttpApp:
         if selector is None:
             await exchange.problem(404, "there is no such server or profile here")
             return
+        if self._services.node.tracing is not None:
+            note_arrival(exchange)
         await self.mcp.handle(exchange, Place(authority.principal, selector))
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
@@ -220,16 +225,19 @@ class HttpApp:
         else:
             await self._rest({**exchange.scope, AUTHORITY: authority}, receive, exchange.send)
 
-    async def _health(self, exchange: Exchange, *, is_good: bool) -> None:
+    async def _tell_health(self, exchange: Exchange) -> None:
         if not await self._is_read(exchange):
             return
-        if is_good:
+        fault = None
+        if exchange.path == "/healthz":
+            health = await self._health.look()
+            fault = None if health.is_good else describe_fault(health)
+        elif not self._services.is_ready():
+            fault = "the node is not there yet"
+        if fault is None:
             await exchange.answer(200, b'{"status":"ok"}')
         else:
-            await self._unavailable(exchange, "the node is not there yet")
-
-    def _is_good(self, path: str) -> bool:
-        return self._services.is_alive() if path == "/healthz" else self._services.is_ready()
+            await self._unavailable(exchange, fault)
 
     @staticmethod
     async def _is_read(exchange: Exchange) -> bool:

@@ -42,6 +42,12 @@ _PAIR_FLAGS = frozenset({"-e", "--env", "-H", "--header"})
 def describe(settings: NodeSettings) -> dict[str, Any]:
     """Give all settings in effect under their keys; values of `env` and `headers` are hidden."""
     described: dict[str, Any] = msgspec.to_builtins(settings)
+    otlp = settings.telemetry.otlp
+    if otlp is not None:
+        shown = described["telemetry"]["otlp"]
+        shown["headers"] = dict.fromkeys(otlp.headers, HIDDEN)
+        if otlp.endpoint is not None:
+            shown["endpoint"] = _without_credentials(otlp.endpoint)
     described["servers"] = [describe_server(spec) for spec in settings.servers]
     return described
 

@@ -23,7 +23,10 @@ _NAMES_A_SECRET: Final = re.compile(
 
 def secret_values(settings: NodeSettings) -> frozenset[str]:
     """Every value of the settings that is a secret, as it may turn up in what a server writes."""
-    found = (value for spec in settings.servers for value in _of_server(spec))
+    found = [value for spec in settings.servers for value in _of_server(spec)]
+    otlp = settings.telemetry.otlp
+    if otlp is not None:
+        found += [*otlp.headers.values(), *_of_url(otlp.endpoint or "")]
     return frozenset(part for value in found for part in _spellings(value) if len(part) >= SHORTEST)
 
 
