@@ -42,6 +42,7 @@ from mcpv_node.reports import (
     Reloaded,
     ServerAct,
     ServerReport,
+    TreePlace,
 )
 from mcpv_node.telemetry.clock import SystemClock
 from mcpv_node.version import VERSION
@@ -234,6 +235,11 @@ class NodeClient:
         """Ask why a server is as it is."""
         body = self._request("GET", f"/api/v1/servers/{quote(name, safe='')}")
         return Answer(_decode(body, ServerReport), body)
+
+    def tree(self) -> Answer[TreePlace]:
+        """Ask for the tree of actors."""
+        body = self._request("GET", "/api/v1/tree")
+        return Answer(_decode(body, TreePlace), body)
 
     def act(self, name: str, verb: ServerVerb, *, wait: float | None = None) -> Answer[ServerAct]:
         """Start, stop or retry a server: its state at once, or the outcome within `wait` seconds."""

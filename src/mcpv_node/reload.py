@@ -21,6 +21,7 @@ from mcpv_node.actors.config import ReloadFailed
 from mcpv_node.actors.index_messages import ServersChanged
 from mcpv_node.actors.kernel import ActorError, Handle
 from mcpv_node.actors.server_type import (
+    RETRY_ADVICE,
     DrainNow,
     OperatorStart,
     Reconfigure,
@@ -229,7 +230,8 @@ async def _shake_hand(running: RunningGroup) -> str | None:
     except ActorError as error:
         return f"{spec.name}: {error}"
     last = "".join(f"\n  {line}" for line in report.stderr[-5:])
-    return f"{spec.name}: {report.reason}{last}"
+    # It goes away again: there is nothing to retry.
+    return f"{spec.name}: {report.reason.removesuffix(RETRY_ADVICE)}{last}"
 
 
 def _key(group: ServerGroup) -> _GroupKey:

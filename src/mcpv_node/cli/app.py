@@ -106,13 +106,19 @@ def main(arguments: list[str]) -> int:
         _say(failure.message, as_json=as_json, **failure.details)
         return failure.code
     except ClientError as error:
-        _say(str(error), as_json=as_json, **_details(error))
+        _say(str(error) + ("" if as_json else _next_step(error)), as_json=as_json, **_details(error))
         return UNREACHABLE if isinstance(error, NodeUnreachable) else FAILED
     except BrokenPipeError:
         # Whoever read us has enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return result if isinstance(result, int) else OK
+
+
+def _next_step(error: ClientError) -> str:
+    """What to do about a name that the node does not know."""
+    is_unknown = isinstance(error, NodeRefused) and error.status == 404 and "no server" in str(error)
+    return "; `mcpv-node servers` lists them" if is_unknown else ""
 
 
 def _details(error: ClientError) -> dict[str, Any]:

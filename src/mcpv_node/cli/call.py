@@ -16,7 +16,7 @@ from .output import clean_text, print_body
 
 # What to do next, for the errors a node gives itself.
 _ADVICE = {
-    "suspended": "`mcpv-node why {server}` says why, `mcpv-node server retry {server}` tries again",
+    "suspended": "`mcpv-node why {server}` says what to do",
     "backing_off": "`mcpv-node why {server}` says when it is tried again",
     "start_failed": "`mcpv-node why {server}` shows what it wrote",
     "instance_died": "`mcpv-node why {server}` shows how it ended",
@@ -86,7 +86,7 @@ def _explain(tool: str, refusal: CallRefused) -> str:
     advice = _ADVICE.get(str(data.get("reason")), "")
     # JSON-RPC's "invalid params": no such tool, or none we may see.
     if refusal.code == -32602:
-        advice = "`mcpv-node tools` lists what there is"
+        advice = "`mcpv-node tools` lists what there is, `mcpv-node status` which servers are not known yet"
     told = advice.format(server=data.get("server", "SERVER"))
     return f"{tool}: {refusal.message}" + (f"; {told}" if told else "")
 

@@ -68,7 +68,7 @@ def show(kind: CatalogKind, server: str | None) -> None:
         return
     _print_catalog(kind, answer.value)
     if not answer.value.complete:
-        click.echo("some servers have not been learnt yet; `mcpv-node servers` shows which", err=True)
+        click.echo("some servers have not been learnt yet; `mcpv-node status` shows which", err=True)
 
 
 @command.command("diff")

@@ -130,6 +130,8 @@ def finish(said: dict[str, Any], sentence: str, target: Target) -> int:
         click.echo(clean(sentence))
         if reloaded.sentence:
             click.echo(clean(reloaded.sentence))
+        if reloaded.outcome == "none":
+            click.echo("no node runs; `mcpv-node start` starts one with it", err=True)
     return 1 if reloaded.outcome == "refused" else 0
 
 
@@ -148,7 +150,7 @@ def reload_node(target: Target) -> Reloaded:
     except NodeRefused as error:
         return Reloaded(
             "refused",
-            f"saved, but the node goes on as it was: {error}; correct it, and the node can be asked again",
+            f"saved, but the node goes on as it was: {error}; correct it, then `mcpv-node reload`",
             {"reason": str(error)},
         )
     except ClientError as error:

@@ -26,7 +26,7 @@ def command() -> None:
     else:
         click.echo("no tools are known")
     if not catalog.complete:
-        click.echo("some servers have not been learnt yet; `mcpv-node servers` shows which", err=True)
+        click.echo("some servers have not been learnt yet; `mcpv-node status` shows which", err=True)
 
 
 def marks(entry: CatalogEntry) -> str:
