@@ -75,6 +75,7 @@ class Reloading:
     groups: ServerGroups
     init: Handle[InitMessage]
     learning: Handle[LearningMessage]
+    doors: Sequence[Handle[ServersChanged]]  # where those are who see a part of the node
 
     async def apply(self, new: NodeSettings) -> Difference:
         """Bring `new` into effect and say what that changed; ReloadFailed when all is as it was."""
@@ -191,6 +192,8 @@ class Reloading:
         self.node.world.publish_servers(servers, difference.settings)
         for kind in KINDS:
             self.node.indexes[kind].tell(ServersChanged())
+        for door in self.doors:
+            door.tell(ServersChanged())
         self.node.clients.tell(ServersChanged())
         self.node.watches.tell(ServersChanged())
         self.learning.tell(Learn())

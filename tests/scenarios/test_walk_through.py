@@ -95,15 +95,18 @@ def converse(endpoint: str, token: str, text: str) -> tuple[set[str], list[Any]]
 
     async def main() -> tuple[set[str], list[Any]]:
         headers = {"Authorization": f"Bearer {token}"}
-        async with asyncio.timeout(CONVERSATION_TIMEOUT), httpx2.AsyncClient(headers=headers) as http:
-            async with Client(streamable_http_client(endpoint, http_client=http), mode="legacy") as client:
-                names = {tool.name for tool in (await client.list_tools()).tools}
-                entity = {"name": text, "entityType": "word", "observations": []}
-                results = [
-                    await client.call_tool("files_list_allowed_directories", {}),
-                    await client.call_tool("memory_create_entities", {"entities": [entity]}),
-                    await client.call_tool("time_get_current_time", {"timezone": "UTC"}),
-                ]
+        async with (
+            asyncio.timeout(CONVERSATION_TIMEOUT),
+            httpx2.AsyncClient(headers=headers) as http,
+            Client(streamable_http_client(endpoint, http_client=http), mode="legacy") as client,
+        ):
+            names = {tool.name for tool in (await client.list_tools()).tools}
+            entity = {"name": text, "entityType": "word", "observations": []}
+            results = [
+                await client.call_tool("files_list_allowed_directories", {}),
+                await client.call_tool("memory_create_entities", {"entities": [entity]}),
+                await client.call_tool("time_get_current_time", {"timezone": "UTC"}),
+            ]
         return names, results
 
     return asyncio.run(main())
