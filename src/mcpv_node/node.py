@@ -51,6 +51,7 @@ from mcpv_node.actors import (
 from mcpv_node.actors.audit import AuditMessage
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
+from mcpv_node.actors.config_edits import write_edit
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.index_messages import IndexMessage, ServersChanged, SubscribersMessage
@@ -467,9 +468,10 @@ class NodeRuntime:
             return await reloading.apply(_with_address(settings, options.http))
 
         read = None if path is None else partial(load_settings, path, environ=options.environ)
+        write = None if path is None else partial(write_edit, path, options.environ)
         return ChildSpec(
             id="config",
-            start=lambda: Config(self.context, read, apply, self._give_up, marks=options.marks),
+            start=lambda: Config(self.context, read, apply, self._give_up, write=write, marks=options.marks),
             handle=self._config,
         )
 

@@ -23,8 +23,8 @@ from mcpv_node.settings import (
     load_settings,
     user_config,
 )
-from mcpv_node.settings.editing import EditError, entry_names
-from mcpv_node.settings.loader import PROFILES_FOLDER, RUNTIME_FILE
+from mcpv_node.settings.editing import EditError
+from mcpv_node.settings.target import Target, read_target
 from mcpv_node.store.files import write_atomically
 
 from .common import CommandFailed, chosen_state_dir, config_failure, invocation
@@ -38,28 +38,6 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     help="The file or folder to change (default: what the running node uses, else what `start` would run).",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The configuration that a command changes."""
-
-    # A file, or a folder with runtime.yaml and profiles.
-    path: Path
-    # The text of each file as it is, runtime.yaml first; it may still have to be made.
-    texts: dict[Path, str]
-
-    @property
-    def main(self) -> Path:
-        """The file that new entries go into."""
-        return next(iter(self.texts))
-
-    def holding(self, name: str) -> Path:
-        """Give the file with the entry `name`, or the main one."""
-        for file, text in self.texts.items():
-            if name in entry_names(text):
-                return file
-        return self.main
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +61,12 @@ def find_target(config: Path | None) -> Target:
     if not path.exists():
         # Named, and not there yet: an empty one of that name is wanted.
         return Target(path, {path: "servers: []\n"})
-    files = (
-        [path / RUNTIME_FILE, *sorted((path / PROFILES_FOLDER).glob("*.yaml"))] if path.is_dir() else [path]
-    )
-    return Target(path, {file: _read(file) for file in files})
+    try:
+        return read_target(path)
+    except OSError as error:
+        raise CommandFailed(f"{error.filename} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CommandFailed(f"{path} is not UTF-8") from None
 
 
 def judge(target: Target, changed: dict[Path, str]) -> Loaded:

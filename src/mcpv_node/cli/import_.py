@@ -35,9 +35,10 @@ from mcpv_node.settings import (
     spec_key,
 )
 from mcpv_node.settings.editing import EditError, add
+from mcpv_node.settings.target import Target
 
 from .common import CommandFailed, common_options, invocation
-from .config_file import Target, config_option, find_target, finish, judge, save
+from .config_file import config_option, find_target, finish, judge, save
 from .output import clean, counted, print_json, print_lines
 
 # Far more than any client's file: ~/.claude.json holds a history, too.
