@@ -284,6 +284,24 @@ class NodeClient:
         self, *, level: str | None = None, server: str | None = None, follow: bool = False
     ) -> Iterator[bytes]:
         """The lines of the node's log, each a JSON object: those that are kept and, to follow, each that is written."""
+        return (line for _, line in self._log_lines(level=level, server=server, follow=follow))
+
+    def logs_since(self, last: str | None, *, level: str | None = None) -> tuple[list[bytes], str | None]:
+        """The lines after the one with the id `last`, or all that are kept; and the id to go on with."""
+        lines: list[bytes] = []
+        for id, line in self._log_lines(level=level, after=last):
+            last = id or last
+            lines.append(line)
+        return lines, last
+
+    def _log_lines(
+        self,
+        *,
+        level: str | None = None,
+        server: str | None = None,
+        follow: bool = False,
+        after: str | None = None,
+    ) -> Iterator[tuple[str | None, bytes]]:
         asked = {"level": level, "server": server, "follow": "true" if follow else "false"}
         query = urlencode({name: value for name, value in asked.items() if value is not None})
         self.node_state()  # refuses what this would refuse, and waits until REST is loaded
@@ -292,15 +310,22 @@ class NodeClient:
             connection.request(
                 "GET",
                 f"/api/v1/logs?{query}",
-                headers={**self._authorization(), "Accept": "text/event-stream"},
+                headers={
+                    **self._authorization(),
+                    "Accept": "text/event-stream",
+                    **({} if after is None else {"Last-Event-ID": after}),
+                },
             )
             response = connection.getresponse()
             if response.status != 200:
                 problem = _read_problem(_read_body(response))
                 raise NodeRefused(response.status, problem.title or "no log", problem.detail)
+            id: str | None = None
             while line := response.readline():
-                if line.startswith(b"data: "):
-                    yield line.removeprefix(b"data: ").rstrip(b"\r\n")
+                if line.startswith(b"id: "):
+                    id = line.removeprefix(b"id: ").strip().decode("ascii", "replace")
+                elif line.startswith(b"data: "):
+                    yield id, line.removeprefix(b"data: ").rstrip(b"\r\n")
         except (OSError, HTTPException) as error:
             raise NodeUnreachable(f"the node at {self._node.http} has gone: {error}") from None
         finally:
