@@ -61,7 +61,14 @@ class VerbGroup(click.Group):
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @common_options
 def group() -> None:
-    """One place that owns your MCP servers."""
+    """One place that owns your MCP servers.
+
+    \b
+      mcpv-node start                 run it, with two small servers to try
+      mcpv-node import FILE --write   take over the servers of an MCP client
+      mcpv-node status                how it stands
+      mcpv-node why NAME              why a server is as it is, and what to do
+    """
 
 
 @click.command(
@@ -87,7 +94,9 @@ def main(arguments: list[str]) -> int:
     """Run the command that `arguments` name; return its exit code."""
     as_json = "--json" in arguments
     try:
-        result: Any = group.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        # None: on a terminal, and nowhere else.
+        colour = False if os.environ.get("NO_COLOR") else None
+        result: Any = group.main(arguments, prog_name=PROGRAM, standalone_mode=False, color=colour)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)

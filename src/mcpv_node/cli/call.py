@@ -24,7 +24,7 @@ _ADVICE = {
 }
 
 
-@click.command("call")
+@click.command("call", short_help="Call a tool and print what it answers.")
 @click.argument("tool")
 @click.option(
     "--args",
@@ -35,7 +35,13 @@ _ADVICE = {
 )
 @common_options
 def command(tool: str, arguments: str) -> int:
-    """Call TOOL and print the text it answers; ends 1 when the tool reports an error."""
+    """Call TOOL and print the text it answers; ends 1 when the tool reports an error.
+
+    \b
+      mcpv-node call clock_now
+      mcpv-node call clock_now --args '{"tz": "UTC"}'
+      mcpv-node call notes_add --args @note.json
+    """
     parsed = parse_arguments(_read_arguments(arguments))
     client = connect()
     try:

@@ -29,6 +29,7 @@ from mcpv_node.store.files import write_atomically
 
 from .common import CommandFailed, chosen_state_dir, config_failure, invocation
 from .output import clean, print_json
+from .progress import working
 
 # In the packaged file: where editors find the schema. In a copy it has to lead back.
 SCHEMA_LINE = "# yaml-language-server: $schema="
@@ -90,11 +91,13 @@ def save(target: Target, changed: dict[Path, str]) -> None:
 
 def change(config: Path | None, name: str, act: Callable[[str], str], done: str) -> int:
     """Change the entry `name` by `act` over its file's text, save, reload, and say what was `done`."""
+    target = find_target(config)
     try:
-        target = find_target(config)
         file = target.holding(name)
         changed = {file: act(target.texts[file])}
     except EditError as error:
+        # A file that is wrong as it is says so first.
+        judge(target, {})
         raise CommandFailed(str(error)) from None
     judge(target, changed)
     save(target, changed)
@@ -126,7 +129,8 @@ def reload_node(target: Target) -> Reloaded:
         where = runs or "no file"
         return Reloaded("restart", f"the running node uses {where}; restart it to use {target.path}")
     try:
-        answer = NodeClient(node).reload().value
+        with working("bringing the configuration into effect"):
+            answer = NodeClient(node).reload().value
     except NodeRefused as error:
         return Reloaded(
             "refused",

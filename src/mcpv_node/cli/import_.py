@@ -62,7 +62,7 @@ class Candidate:
     notes: tuple[str, ...] = ()
 
 
-@click.command("import")
+@click.command("import", short_help="Take over the servers of an MCP client.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--write", is_flag=True, help="Write the new entries into the configuration.")
 @config_option

@@ -21,7 +21,7 @@ _SHOWN_APART = frozenset({"at", "level", "message", "event", "error", "server"})
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red", "debug": "bright_black"}
 
 
-@click.command("logs")
+@click.command("logs", short_help="Show the log, or follow it.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with each line as it is written, until Ctrl-C.")
 @click.option(
     "--level", type=click.Choice(LEVELS), metavar="LEVEL", help=f"At least this: {', '.join(LEVELS)}."

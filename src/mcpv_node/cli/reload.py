@@ -9,6 +9,7 @@ from mcpv_node.reports import Reloaded
 
 from .common import CommandFailed, common_options, connect, invocation
 from .output import print_body, print_table
+from .progress import working
 
 # What a change costs, for people.
 _MEANINGS = {
@@ -26,7 +27,7 @@ _MEANINGS = {
 REJECTED = 422
 
 
-@click.command("reload")
+@click.command("reload", short_help="Bring the configuration into effect as it is now.")
 @common_options
 def command() -> None:
     """Bring the configuration as it is now into effect, and say what that changed.
@@ -37,7 +38,9 @@ def command() -> None:
       mcpv-node reload
     """
     try:
-        answer = connect().reload()
+        client = connect()
+        with working("bringing the configuration into effect"):
+            answer = client.reload()
     except NodeRefused as refusal:
         if refusal.status != REJECTED:
             raise

@@ -19,6 +19,7 @@ from mcpv_node.settings.types import LogLevel
 
 from .announce import announce, report_ready
 from .common import OK, CommandFailed, common_options, config_failure, invocation
+from .progress import working
 
 if TYPE_CHECKING:
     from mcpv_node.serving import StopSwitch
@@ -38,7 +39,7 @@ _STOPS: tuple[StopHow, ...] = ("drain", "now", "kill")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command("start")
+@click.command("start", short_help="Run a node, here or in the background.")
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration: a file, or a folder.")
 @click.option("--http", metavar="HOST:PORT", help="Where the HTTP door is; port 0 takes a free one.")
 @click.option(
@@ -63,7 +64,13 @@ def command(
     linger: float | None,
     ready_fd: int | None,
 ) -> int:
-    """Run a node: start its servers on demand and serve their tools."""
+    """Run a node: start its servers on demand and serve their tools.
+
+    \b
+      mcpv-node start
+      mcpv-node start --config team.yaml --http 127.0.0.1:9000
+      mcpv-node start --detach
+    """
     if http is not None:
         _check_address(http)
     path, loaded = _load(config)
@@ -108,7 +115,8 @@ def _start_in_background(folder: Path, options: list[str]) -> int:
     from .detach import StartFailed, start_detached
 
     try:
-        node = start_detached(folder, options)
+        with working("starting the node"):
+            node = start_detached(folder, options)
     except StartFailed as failure:
         details = {"problems": list(failure.problems)} if failure.problems else {}
         raise CommandFailed(failure.message, failure.code, details) from None

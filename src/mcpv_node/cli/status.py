@@ -14,7 +14,7 @@ from .servers import print_servers
 from .tree import draw_tree
 
 
-@click.command("status")
+@click.command("status", short_help="Show the node, its servers and its tree.")
 @click.argument("server", required=False)
 @common_options
 def command(server: str | None) -> None:

@@ -13,7 +13,11 @@ from .output import print_body, print_table
 @click.command("tools")
 @common_options
 def command() -> None:
-    """List the tools of all servers."""
+    """List the tools of all servers.
+
+    \b
+      mcpv-node tools
+    """
     answer = connect().catalog("tools")
     if invocation().as_json:
         print_body(answer.body)

@@ -50,7 +50,7 @@ class Sample:
     groups: Mapping[int, GroupUsage]
 
 
-@click.command("top")
+@click.command("top", short_help="Watch the node on a screen.")
 @click.option(
     "--interval",
     type=click.FloatRange(SHORTEST_INTERVAL),

@@ -15,7 +15,7 @@ from .output import clean, counted, print_body, print_facts, print_lines
 from .status import print_instances, print_problem
 
 
-@click.command("why")
+@click.command("why", short_help="Say why a server is as it is, and what to do.")
 @click.argument("server")
 @common_options
 def command(server: str) -> None:
