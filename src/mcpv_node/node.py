@@ -52,10 +52,11 @@ from mcpv_node.actors import (
 from mcpv_node.actors.audit import AuditMessage
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
+from mcpv_node.actors.config_edits import write_edit
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.herald import HeraldMessage, NodeReady
-from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
+from mcpv_node.actors.index_messages import IndexMessage, ServersChanged, SubscribersMessage
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Crashed,
@@ -210,6 +211,7 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[InitMessage].create(self.system, "init")
         self._config = Handle[ConfigMessage].create(self.system, "config")
+        self._doors: tuple[Handle[RegisterAgain | ServersChanged], ...] = ()
         self.fault: str | None = None  # why the node asked itself to stop
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
@@ -345,7 +347,7 @@ class NodeRuntime:
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
         lines = Handle[LinesDoorMessage].create(system, "lines")
-        doors: tuple[Handle[RegisterAgain], ...] = (sessions, lines)
+        self._doors = doors = (sessions, lines)
         groups = self._groups
         self.context = context = NodeContext(
             node_id=node_id,
@@ -515,15 +517,16 @@ class NodeRuntime:
     def _config_child(self) -> ChildSpec:
         """The settings are read again from where they came; what a program gave us by hand has no such place."""
         options, path = self._options, self._options.config_path
-        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap)
+        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap, self._doors)
 
         async def apply(settings: NodeSettings) -> Difference:
             return await reloading.apply(_with_address(settings, options.http))
 
         read = None if path is None else partial(load_settings, path, environ=options.environ)
+        write = None if path is None else partial(write_edit, path, options.environ)
         return ChildSpec(
             id="config",
-            start=lambda: Config(self.context, read, apply, self._give_up, marks=options.marks),
+            start=lambda: Config(self.context, read, apply, self._give_up, write=write, marks=options.marks),
             handle=self._config,
         )
 

@@ -23,6 +23,7 @@ from mcpv_node.telemetry.notify import take_service_manager
 
 from .announce import announce, report_ready
 from .common import OK, CommandFailed, common_options, config_failure, invocation
+from .progress import working
 
 if TYPE_CHECKING:
     from mcpv_node.serving import StopSwitch
@@ -42,7 +43,7 @@ _STOPS: tuple[StopHow, ...] = ("drain", "now", "kill")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command("start")
+@click.command("start", short_help="Run a node, here or in the background.")
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration: a file, or a folder.")
 @click.option("--http", metavar="HOST:PORT", help="Where the HTTP door is; port 0 takes a free one.")
 @click.option(
@@ -71,7 +72,13 @@ def command(
     ready_fd: int | None,
     supervisor_fd: int | None,
 ) -> int:
-    """Run a node: start its servers on demand and serve their tools."""
+    """Run a node: start its servers on demand and serve their tools.
+
+    \b
+      mcpv-node start
+      mcpv-node start --config team.yaml --http 127.0.0.1:9000
+      mcpv-node start --detach
+    """
     if os.getpid() == 1:
         # The kernel spares the first process of a container what it has no handler for.
         signal.signal(signal.SIGTERM, _leave)
@@ -135,7 +142,8 @@ def _start_in_background(folder: Path, options: list[str]) -> int:
     from .detach import StartFailed, start_detached
 
     try:
-        node = start_detached(folder, options)
+        with working("starting the node"):
+            node = start_detached(folder, options)
     except StartFailed as failure:
         details = {"problems": list(failure.problems)} if failure.problems else {}
         raise CommandFailed(failure.message, failure.code, details) from None

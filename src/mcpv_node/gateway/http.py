@@ -201,12 +201,12 @@ class HttpApp:
         if wanted is not None:
             world = self._services.node.world.world
             selector = resolve_selector(world, wanted, within=authority.selector)
-        if selector is None:
+        if wanted is None or selector is None:
             await exchange.problem(404, "there is no such server or profile here")
             return
         if self._services.node.tracing is not None:
             note_arrival(exchange)
-        await self.mcp.handle(exchange, Place(authority.principal, selector))
+        await self.mcp.handle(exchange, Place(authority.principal, selector, wanted, authority.selector))
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""

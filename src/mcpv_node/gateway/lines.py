@@ -21,7 +21,7 @@ import msgspec
 from loguru import logger
 
 from mcpv_node.actors.clients import Client, ClientId, ClientKind, Register, RegisterAgain, Unregister
-from mcpv_node.actors.index_messages import Join, Leave
+from mcpv_node.actors.index_messages import Join, Leave, ServersChanged
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.protocol import (
@@ -91,7 +91,7 @@ class _DrainEnded:
     """The bound for calls in hand is over."""
 
 
-LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain
+LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain | ServersChanged
 
 
 class LinesDoor(LoopActor[None]):
@@ -157,6 +157,11 @@ class LinesDoor(LoopActor[None]):
         for connection in self._connections:
             connection.register()
 
+    @handles(ServersChanged)
+    def _on_servers_changed(self, _: ServersChanged) -> None:
+        for connection in self._connections:
+            connection.look_again()
+
     def _connect(self) -> LineConnection:
         me: Handle[LinesDoorMessage] = Handle(self.cell)
         return LineConnection(
@@ -202,7 +207,6 @@ class LineConnection(asyncio.Protocol):
         self._principal = ""
         self._front: Front | None = None
         self._wanted = EVERYTHING
-        self._seen = services.node.settings  # what `_wanted` was looked up in
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._modern = ModernLines(
@@ -329,7 +333,7 @@ class LineConnection(asyncio.Protocol):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._wanted, self._seen = wanted, node.settings
+        self._wanted = wanted
         self._front = Front(
             self._services,
             principal=self._principal,
@@ -342,12 +346,11 @@ class LineConnection(asyncio.Protocol):
         self.register()
         node.tell_event(EventKind.SESSION_OPENED, client=self._principal, cause=DOOR)
 
-    def _look_again(self, front: Front) -> None:
+    def look_again(self) -> None:
         """A reload may have given the profile that it asked for another meaning, or taken it away."""
-        node = self._services.node
-        if node.settings is self._seen:
+        node, front = self._services.node, self._front
+        if front is None:
             return
-        self._seen = node.settings
         selector = resolve_selector(node.world.world, self._wanted)
         if selector is None:
             selector = Cut(server=self._wanted.server, profile=self._wanted.profile, servers=frozenset())
@@ -357,7 +360,6 @@ class LineConnection(asyncio.Protocol):
             self.register()
 
     def _on_line(self, front: Front, line: Line) -> None:
-        self._look_again(front)
         try:
             message = parse_message(line.data, depth=self._limits.depth)
         except EnvelopeError as error:

@@ -6,9 +6,9 @@
 walk, `expand` the variables, `rules` what types cannot say, `problems` what was wrong); `find` knows where files
 are; `spec_key` which entries are the same thing; `difference` what a new configuration changes, `marks` when to look
 at the files again; `describe` shows the settings in effect without secrets, `explain`
-with where each comes from; `editing` changes one entry of a file's text; `schema` is all of it for editors.
+with where each comes from; `editing` changes one entry of a file's text, `target` is the files it is in; `schema` is all of it for editors.
 
-`editing`, `explain`, `schema` and `meanings` are imported by those who need them: a node that runs does not.
+`editing`, `target`, `explain`, `schema` and `meanings` are imported by those who need them: a node that runs does not.
 """
 
 from __future__ import annotations
