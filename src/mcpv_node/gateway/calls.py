@@ -43,7 +43,7 @@ from mcpv_node.actors.leases import (
     Release,
     new_lease_id,
 )
-from mcpv_node.actors.server_type.messages import CallEnded
+from mcpv_node.actors.server_type.messages import CallEnded, ServerTypeMessage
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
     CALL,
@@ -122,11 +122,15 @@ def failure_reply(failure: CallFailure) -> CallReply:
 
 
 class CallControl:
-    """One call under way, and the way to cancel it. For one call, used on the loop's thread."""
+    """One call under way, and the way to cancel it. For one call, used on the loop's thread.
 
-    __slots__ = ("_cancelled", "_instance", "_lease", "_waiting")
+    `askers` collects the server types whose instances have asked the client something, and so are its alone.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_askers", "_cancelled", "_instance", "_lease", "_waiting")
+
+    def __init__(self, askers: set[Handle[ServerTypeMessage]] | None = None) -> None:
+        self._askers = askers
         self._cancelled = False
         self._waiting: asyncio.Task[Any] | None = None
         self._instance: Handle[InstanceMessage] | None = None
@@ -148,6 +152,11 @@ class CallControl:
 
     def is_cancelled(self) -> bool:
         return self._cancelled
+
+    def on_asked(self, server: Handle[ServerTypeMessage]) -> None:
+        """An instance of this server type has asked the client something."""
+        if self._askers is not None:
+            self._askers.add(server)
 
     def wait(self) -> None:
         """The current task waits for a slot from here on."""
@@ -371,6 +380,8 @@ class Trip:
     # --- what comes before the reply ------------------------------------------------------------
 
     def _on_event(self, lease: Lease, event: CallEvent) -> None:
+        if isinstance(event, Asked):
+            self.control.on_asked(self.server.handle)
         port = self._port
         if port is None or self.control.is_cancelled():
             return

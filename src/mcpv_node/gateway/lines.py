@@ -22,7 +22,7 @@ from loguru import logger
 
 from mcpv_node.actors.clients import Client, ClientId, ClientKind, Register, RegisterAgain, Unregister
 from mcpv_node.actors.index_messages import Join, Leave
-from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
+from mcpv_node.actors.kernel import Crashed, ExitReason, Handle, Killed, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.protocol import (
     CANCELLED,
@@ -131,7 +131,7 @@ class LinesDoor(LoopActor[None]):
     def on_exit(self, reason: ExitReason) -> None:
         self._stop_listening()
         for connection in list(self._connections):
-            connection.end("the node stops")
+            connection.end("the node stops", node_stops=not isinstance(reason, Crashed | Killed))
 
     @handles(_Listening)
     def _on_listening(self, message: _Listening) -> None:
@@ -236,7 +236,7 @@ class LineConnection(asyncio.Protocol):
             )
             self._services.node.clients.tell(Register(client))
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, node_stops: bool = False) -> None:
         """Nobody is there any more, or nobody shall be: cancel the calls and close."""
         if self._ended:
             return
@@ -244,7 +244,7 @@ class LineConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._front is not None:
-            self._front.cancel_all(reason)
+            self._front.cancel_all(reason, node_stops=node_stops)
         self._modern.end(reason)
         if self._transport is not None:
             self._transport.close()
