@@ -18,6 +18,7 @@ from .instance.http import HttpInstance
 from .instance.stdio import StdioInstance
 from .probe import Probe
 from .server_type.actor import ServerType
+from .server_type.suspended import SuspendedServer
 from .store import Store
 from .subscribers import Roster, Subscribers
 from .watches import Watches
@@ -35,6 +36,7 @@ __all__ = [
     "Probe",
     "Server",
     "ServerType",
+    "SuspendedServer",
     "StdioInstance",
     "Store",
     "Roster",

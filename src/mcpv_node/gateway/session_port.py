@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -81,8 +81,9 @@ class Questions:
 async def _before(answered: asyncio.Future[Answer], gone: Gone) -> bool:
     """Wait for either; tell whether the answer has come."""
     leaving = asyncio.get_running_loop().create_task(gone())
+    either: set[asyncio.Future[Any]] = {answered, leaving}
     try:
-        await asyncio.wait({answered, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
     finally:
         leaving.cancel()
     return answered.done()
