@@ -557,7 +557,7 @@ async def fake_node(
     )
     clients.cell.start(Clients(context))
     node.cells.append(clients)
-    watches.cell.start(Watches(context))
+    watches.cell.start(Watches(context, {}))
     node.cells.append(watches)
     open_tasks = await node.start(OpenTasks(context), "tasks")
     load: Counter[str] = Counter()
