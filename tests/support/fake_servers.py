@@ -26,9 +26,11 @@ from mcpv_node.actors.clients import Clients, ClientsMessage
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import (
     Approve,
+    AwaitLists,
     DescribeLists,
     Join,
     Leave,
+    ListsLearnt,
     ListsReport,
     SnapshotChanged,
 )
@@ -41,6 +43,7 @@ from mcpv_node.actors.instance.messages import (
     CallFailed,
     CancelCall,
     Progressed,
+    ReadLists,
     WatchResources,
 )
 from mcpv_node.actors.kernel import (
@@ -168,6 +171,7 @@ class FakeInstance(LoopActor[None]):
         self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
         self.watched: list[frozenset[str]] = []
         self.watch_answer = Answer(result=b"{}")
+        self.readings = 0  # how often its lists were to be read
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
@@ -238,6 +242,10 @@ class FakeInstance(LoopActor[None]):
     def _on_watch(self, request: WatchResources) -> Answer:
         self.watched.append(request.uris)
         return self.watch_answer
+
+    @handles(ReadLists)
+    def _on_read_lists(self, _: ReadLists) -> None:
+        self.readings += 1
 
     @handles(CancelCall)
     def _on_cancel(self, message: CancelCall) -> None:
@@ -408,10 +416,17 @@ class FakeIndex(LoopActor[None]):
     def __init__(self) -> None:
         super().__init__()
         self.approved: list[Approve] = []
+        self.waiting: list[Deferred[ListsLearnt]] = []  # for the next reading
 
     @answers(DescribeLists)
     def _on_describe(self, _: DescribeLists) -> ListsReport:
         return ListsReport(learnt=True, entries=2, learnt_at="2026-01-31T09:08:07.006Z", source="cache")
+
+    @answers(AwaitLists)
+    def _on_await_lists(self, _: AwaitLists) -> Deferred[ListsLearnt]:
+        deferred: Deferred[ListsLearnt] = self.defer()
+        self.waiting.append(deferred)
+        return deferred
 
     @answers(Approve)
     def _on_approve(self, request: Approve) -> tuple[str, ...]:
