@@ -179,7 +179,7 @@ MEANINGS: Mapping[type[msgspec.Struct], Mapping[str, str]] = {
         "level": "Log from this level on.",
         "format": "`json` or `text`; `auto`: text for a terminal.",
         "file": "A file to log to besides stderr, relative to this file.",
-        "audit": "A file with one line for each call: who, what, how it ended, and the digest of its arguments.",
+        "audit": "A file with one line for each call (who, what, how it ended, and the digest of its arguments), for each order of an operator's, and for who was turned away.",
     },
     ProfileSettings: {
         "servers": "Names of entries of runtime.yaml, or entries of its own; without it, all servers.",
