@@ -72,6 +72,7 @@ from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.status import LearningMessage
 from mcpv_node.actors.store import StoreMessage
 from mcpv_node.actors.watch_messages import WatchesMessage
+from mcpv_node.actors.watch_table import Wishes
 from mcpv_node.gateway import (
     AuthError,
     Connected,
@@ -343,6 +344,7 @@ class NodeRuntime:
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
         roster = Roster()
+        wishes: Wishes = {}
         clients = Handle[ClientsMessage].create(system, "clients")
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
@@ -413,7 +415,7 @@ class NodeRuntime:
                     self._init_child(groups),
                     self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
-                    ChildSpec(id="watches", start=lambda: Watches(context), handle=watches),
+                    ChildSpec(id="watches", start=lambda: Watches(context, wishes), handle=watches),
                     self._config_child(),
                     supervisor_child(
                         "gateway",

@@ -310,3 +310,18 @@ def test_a_server_that_cannot_answer_is_a_problem_with_its_reason(tmp_path: Path
         assert answer.json()["reason"] == "stopping"
 
     run(main)
+
+
+def test_a_server_that_cannot_answer_does_not_cost_the_others_their_places(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rest(tmp_path) as (node, ask):
+            node.types["alpha"].cell.kill()
+            await until(lambda: node.types["alpha"].cell.actor is None)
+            answer = await ask("GET", "/api/v1/servers")
+
+        assert answer.status == 200
+        found = {one["name"]: one for one in answer.json()["servers"]}
+        assert found["alpha"]["reason"].startswith("its owner does not answer")
+        assert found["beta"]["reason"] == "because the test says so"
+
+    run(main)

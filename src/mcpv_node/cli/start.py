@@ -288,9 +288,7 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
     )
 
 
-def _configure_logging(
-    loaded: Loaded, folder: Path, log_level: str | None, redact: Redactor | None
-) -> None:
+def _configure_logging(loaded: Loaded, folder: Path, log_level: str | None, redact: Redactor | None) -> None:
     """Without a redactor it is the supervisor's log: it has no secrets to say, and the file is the node's."""
     from mcpv_node.telemetry import PLAIN_REDACTOR
     from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging

@@ -24,6 +24,7 @@ from .auth import (
     is_origin_allowed,
     needs_token,
 )
+from .door_audit import DoorAudit
 from .event_streams import EventStreams
 from .gauges import refresh_gauges
 from .health import HealthView, describe_fault
@@ -53,6 +54,7 @@ class HttpApp:
         self.mcp = McpEndpoint(services, sessions)
         self.events = EventStreams(services)
         self.logs = LogStreams(services)
+        self._audit = None if services.node.audit is None else DoorAudit(services.node)
         self._services = services
         self._bound = bound
         self._loopback = is_loopback(bound)
@@ -85,6 +87,8 @@ class HttpApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if self._audit is not None:
+            send = self._audit.hear(scope, send)
         exchange = Exchange(scope, receive, send)
         try:
             authority = await self._admit(exchange)
@@ -176,6 +180,7 @@ class HttpApp:
             return True
         wait = self._services.rates.admit(authority.principal, self._services.node.clock.monotonic())
         if wait:
+            exchange.scope[AUTHORITY] = authority
             after = [(b"retry-after", whole_seconds(wait))]
             await exchange.problem(429, "this client makes too many requests", headers=after)
         return not wait
@@ -210,6 +215,7 @@ class HttpApp:
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
+        exchange.scope[AUTHORITY] = authority
         may_operate = authority.may_operate and authority.selector == EVERYTHING
         if not may_operate and not is_own_affair(exchange.method, exchange.path):
             await exchange.problem(403, "this token is not for what shows or changes the whole node")
@@ -223,7 +229,7 @@ class HttpApp:
         elif self._rest is None:
             await self._unavailable(exchange, "this part of the node is still being loaded")
         else:
-            await self._rest({**exchange.scope, AUTHORITY: authority}, receive, exchange.send)
+            await self._rest({**exchange.scope}, receive, exchange.send)
 
     async def _tell_health(self, exchange: Exchange) -> None:
         if not await self._is_read(exchange):

@@ -190,7 +190,7 @@ class McpEndpoint:
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
         answer = CallAnswer(exchange, session, self._services.node.clock)
         try:
-            await answer.finish(await session.front.run_call(step, answer.emit))
+            await answer.finish(await session.front.run_call(step, answer.emit, answer.wait_gone))
         finally:
             # Only the door's own end gets here with the call under way: its bound for calls in hand is over.
             answer.abandon()

@@ -111,11 +111,11 @@ class Session:
         """Leave a message that belongs to no request for the stream; False when it was not taken."""
         return self.streams.put(self.streams.standing, message, may_be_dropped=may_be_dropped)
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, node_stops: bool = False) -> None:
         """Nobody is there any more: end the stream and the calls."""
         self.ended = True
         self.streams.close()
-        self.front.cancel_all(reason)
+        self.front.cancel_all(reason, node_stops=node_stops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +206,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         if isinstance(reason, Crashed | Killed):
             return
         for session in list(self._sessions.values()):
-            self._end(session, "the node stops")
+            self._end(session, "the node stops", node_stops=True)
 
     @answers(Open)
     def _on_open(self, request: Open) -> Opened | NotOpened:
@@ -290,8 +290,8 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
             if not session.users and session.idle_since <= oldest:
                 self._end(session, "nothing was in flight for too long")
 
-    def _end(self, session: Session, reason: str) -> None:
-        session.end(reason)
+    def _end(self, session: Session, reason: str, *, node_stops: bool = False) -> None:
+        session.end(reason, node_stops=node_stops)
         self._node.subscribers.tell(Leave(session.consumer))
         self._node.clients.tell(Unregister(session.client.id, reason))
         self._node.tell_event(

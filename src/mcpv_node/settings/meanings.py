@@ -184,7 +184,8 @@ MEANINGS: Mapping[type[msgspec.Struct], Mapping[str, str]] = {
         "file": "A file to log to besides stderr, relative to this file; always JSON, for its owner alone.",
         "rotateMB": "A log that is longer begins anew; the one before it is kept beside it.",
         "keep": "So many former ones of `file` are kept.",
-        "audit": "A file with one line for each call: who, what, how it ended, and the digest of its arguments.",
+        "audit": "A file with one line for each call (who, what, how it ended, and the digest of its arguments), "
+        "for each order of an operator's, and for who was turned away.",
     },
     TelemetrySettings: {
         "otlp": "Traces of calls (needs `pip install 'mcpv-node[otel]'`); `otlp: {}` goes by the `OTEL_*` variables.",

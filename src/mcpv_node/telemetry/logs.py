@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, TextIO
 
 from loguru import logger
 
+from mcpv_node.secret_names import is_secret_name
+
 from .clock import rfc3339
 from .events import ERRORS, WARNINGS, Event
-from .redaction import MASK, PLAIN_REDACTOR, Redactor, names_a_secret
+from .redaction import MASK, PLAIN_REDACTOR, Redactor
 
 if TYPE_CHECKING:
     from loguru import Record, RecordException
@@ -177,7 +179,7 @@ def to_json(record: Record, redact: Redactor = PLAIN_REDACTOR) -> str:
         return redact(str(value))
 
     shown = {
-        name: MASK if names_a_secret(name) else masked(value) if isinstance(value, str) else value
+        name: MASK if is_secret_name(name) else masked(value) if isinstance(value, str) else value
         for name, value in line.items()
     }
     return jsonlib.dumps(shown, ensure_ascii=False, separators=(",", ":"), default=masked)
