@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, cast
 
 from mcpv_node.client import ClientError, NodeUnreachable
+from mcpv_node.secret_names import is_secret_name
 from mcpv_node.settings import SettingsError
 from mcpv_node.telemetry import Clock, Redactor, rfc3339
-from mcpv_node.telemetry.redaction import MASK, names_a_secret
+from mcpv_node.telemetry.redaction import MASK
 
 # A log of a day; a report of a thousand servers.
 MAX_PART = 4 * 1024 * 1024
@@ -145,7 +146,7 @@ class Bundle:
             table = cast("dict[str, Any]", value)
             return {
                 self._redact(key): MASK
-                if isinstance(inner, str) and names_a_secret(key)
+                if isinstance(inner, str) and is_secret_name(key)
                 else self._masked(inner)
                 for key, inner in table.items()
             }

@@ -24,11 +24,10 @@ import click
 
 from mcpv_node.client import NodeClient, NodeUnreachable, find_node
 from mcpv_node.node_file import LOG_NAME, NodeFile
+from mcpv_node.secret_names import is_secret_name
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, secret_values, state_dir
-from mcpv_node.settings.describe import is_secret_name
 from mcpv_node.settings.explain import explain
 from mcpv_node.telemetry import SystemClock
-from mcpv_node.telemetry.redaction import names_a_secret
 from mcpv_node.version import VERSION
 
 from .bundle import MAX_PART, Bundle
@@ -302,7 +301,7 @@ def _texts_of_secrets(value: object, *, is_secret: bool = False) -> Iterator[str
         yield value
     elif isinstance(value, dict):
         for key, inner in cast("dict[str, object]", value).items():
-            yield from _texts_of_secrets(inner, is_secret=is_secret or names_a_secret(key))
+            yield from _texts_of_secrets(inner, is_secret=is_secret or is_secret_name(key))
     elif isinstance(value, list):
         for inner in cast("list[object]", value):
             yield from _texts_of_secrets(inner, is_secret=is_secret)
