@@ -40,6 +40,7 @@ VERBS: dict[str, tuple[list[str], int | None]] = {
     "logs": ([], UNREACHABLE),
     "top": ([], UNREACHABLE),
     "stop": ([], UNREACHABLE),
+    "diagnose": ([], OK),
     "validate": ([], OK),
     "import": (["client.json"], OK),
     "export": (["cursor"], OK),

@@ -280,7 +280,7 @@ def test_the_node_is_asked_to_stop(tmp_path: Path) -> None:
         ("GET", "/api/v1/servers/gamma", 404),
         ("POST", "/api/v1/servers/gamma/start", 404),
         ("GET", "/api/v1/nothing", 404),
-        ("DELETE", "/api/v1/servers/alpha", 405),
+        ("PUT", "/api/v1/servers/alpha", 405),
         ("POST", "/api/v1/servers/alpha/start?wait=-1", 400),
         ("POST", "/api/v1/servers/alpha/start?wait=soon", 400),
         ("GET", "/api/v1/catalog/tools?since=x", 400),
