@@ -46,7 +46,7 @@ _MAX_SECRET_FILE = 64 * 1024
 _KINDS = ("tools", "resources", "prompts")
 
 
-@click.command("diagnose")
+@click.command("diagnose", short_help="Pack what helps to find a fault, without secrets.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -62,6 +62,10 @@ def command(output: Path | None, config: Path | None) -> int:
     """Write what helps to find a fault into one file, without secrets.
 
     Look into it before you send it: names of servers, paths and what servers wrote to stderr are in it.
+
+    \b
+      mcpv-node diagnose
+      mcpv-node diagnose --output fault.tar.gz
     """
     clock = SystemClock()
     path = output or Path(f"mcpv-node-diagnose-{clock.wall():%Y%m%d-%H%M%S}.tar.gz")
