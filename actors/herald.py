@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 from loguru import logger
 
-from mcpv_node.telemetry.notify import ServiceManager
+from mcpv_node.telemetry.notify import Listener
 
 from .kernel import Handle, Health, LoopActor, Shutdown, handles
 from .status import InitState, InitStatus, ShowInit
@@ -103,7 +103,7 @@ class Herald(LoopActor[Standing]):
 
     def __init__(
         self,
-        manager: ServiceManager,
+        manager: Listener,
         init: Handle[ShowInit],
         address: Callable[[], str | None],
         check: Callable[[], Coroutine[Any, Any, Health]],

@@ -143,7 +143,7 @@ from mcpv_node.supervisors import (
 from mcpv_node.telemetry import Clock, EventKind, Redactor, SystemClock
 from mcpv_node.telemetry.log_ring import LogRing
 from mcpv_node.telemetry.metrics import Metrics
-from mcpv_node.telemetry.notify import ServiceManager
+from mcpv_node.telemetry.notify import Listener
 from mcpv_node.transports import ReapReport, Strangers
 from mcpv_node.version import VERSION
 
@@ -176,7 +176,7 @@ class NodeOptions:
     http: str | None = None
     token: str | None = None
     linger: float | None = None
-    service_manager: ServiceManager | None = None  # who wants to hear how the node stands
+    service_manager: Listener | None = None  # who wants to hear how the node stands
     # Wait for orphans that became children of this process: never in a host's, whose children they are.
     reaps_strangers: bool = False
     # What masks secrets in the log of whoever runs the node: it learns those that a reload brings.

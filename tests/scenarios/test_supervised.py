@@ -204,17 +204,18 @@ def test_detached_a_node_that_was_killed_comes_back_by_itself(tmp_path: Path) ->
         assert command(tmp_path, "stop")[0] == 0
 
 
+# With short delays, and signs of life every half second.
 SUPERVISE_QUICKLY = """
-import sys
+import json, sys
 from mcpv_node.service.keeping import KeepingPolicy
 from mcpv_node.service.supervised import supervise
 from mcpv_node.supervisors import Backoff, RestartWindow
 from mcpv_node.telemetry.logs import configure_logging
 
 configure_logging("info")
-policy = KeepingPolicy(float(sys.argv[1]), RestartWindow(2, 60.0), Backoff(0.01, 0.02))
+policy = KeepingPolicy(float(sys.argv[1]), 1.0, RestartWindow(2, 60.0), Backoff(0.01, 0.02))
 sys.exit(
-    supervise(sys.argv[2:], policy, on_ready=lambda node: print(node.pid, flush=True), on_stopping=lambda: None)
+    supervise(sys.argv[2:], policy, on_ready=lambda node: print(json.dumps({'pid': node.pid}), flush=True), on_stopping=lambda: None)
 )
 """
 
@@ -260,6 +261,24 @@ def test_a_first_start_that_is_mistaken_ends_it_with_the_nodes_own_code(
     with ended_at_last(supervise_quickly(tmp_path, option)) as node:
         assert node.wait() == code
         assert len(node.told()) == 1
+
+
+def test_a_node_that_hangs_is_ended_and_started_again(tmp_path: Path) -> None:
+    config = tmp_path / "node.yaml"
+    config.write_text('{"servers": []}')
+    options = ("--config", str(config), "--http", "127.0.0.1:0")
+    with ended_at_last(supervise_quickly(tmp_path, *options)) as node:
+        node.until_ready()
+        hanging = node.pid
+
+        # It does not even hear SIGABRT.
+        os.kill(hanging, signal.SIGSTOP)
+        node.until_ready()
+
+        assert node.pid != hanging
+        assert not alive(hanging)
+        assert "the node gave no sign of life for 1 s: it is ended" in node.told()
+        assert any("was ended by SIGKILL after" in line for line in node.told())
 
 
 def test_a_node_that_does_not_stop_in_time_is_killed_and_its_servers_end_with_it(tmp_path: Path) -> None:

@@ -13,10 +13,12 @@ from mcpv_node.service.keeping import (
     Event,
     Keeping,
     KeepingPolicy,
+    Leaving,
     Phase,
     Say,
     Signalled,
     SignalNode,
+    SignOfLife,
     StartNode,
     Woke,
     decide,
@@ -26,6 +28,7 @@ from mcpv_node.supervisors import Backoff, RestartWindow
 
 POLICY = KeepingPolicy(
     stop_bound=40.0,
+    watchdog=30.0,
     window=RestartWindow(max_restarts=2, period=60.0),
     backoff=Backoff(base=1.0, maximum=8.0, reset_after=30.0),
 )
@@ -166,6 +169,46 @@ def test_a_node_that_does_not_stop_in_time_is_killed_once() -> None:
 
     assert actions == (SignalNode(signal.SIGKILL),)
     assert heard(late, Woke(), now=141.0) == (late, ())
+
+
+def test_a_node_that_gives_no_sign_of_life_any_more_is_ended_and_at_last_killed() -> None:
+    watched, actions = heard(RUNNING, SignOfLife(), now=101.0)
+    assert (watched.silent_at, actions) == (131.0, ())
+    assert heard(watched, SignOfLife(), now=110.0)[0].silent_at == 140.0
+    assert heard(watched, Woke(), now=130.9) == (watched, ())
+
+    aborted, actions = heard(watched, Woke(), now=131.0)
+    assert actions == (SignalNode(signal.SIGABRT),)
+    # What it had said before is no reason to let it live.
+    assert heard(aborted, SignOfLife(), now=132.0) == (aborted, ())
+
+    killed, actions = heard(aborted, Woke(), now=136.0)
+    assert actions == (SignalNode(signal.SIGKILL),)
+    assert heard(killed, Woke(), now=1e9) == (killed, ())
+
+    waiting, _ = heard(killed, CRASH, now=137.0)
+    assert waiting.wake_at is not None
+    started, _ = heard(waiting, Woke(), now=waiting.wake_at)
+    assert (started.phase, started.is_aborted, started.silent_at) == (Phase.RUNNING, False, None)
+
+
+def test_a_node_that_has_not_given_a_first_sign_is_waited_for() -> None:
+    assert heard(RUNNING, Woke(), now=1e9) == (RUNNING, ())
+
+
+@pytest.mark.parametrize("event", [Leaving(), Signalled(signal.SIGTERM)])
+def test_a_node_that_stops_gives_no_signs_and_is_not_ended_for_it(event: Event) -> None:
+    watched, _ = heard(RUNNING, SignOfLife())
+
+    leaving, _ = heard(watched, event)
+
+    assert leaving.silent_at is None
+    assert heard(replace(leaving, wake_at=None), Woke(), now=1e9)[1] == ()
+
+
+@pytest.mark.parametrize("state", [BACKING_OFF, STOPPING])
+def test_a_late_sign_of_life_changes_nothing(state: Keeping) -> None:
+    assert heard(state, SignOfLife()) == (state, ())
 
 
 @pytest.mark.parametrize("state", [RUNNING, AGAIN])

@@ -32,6 +32,7 @@ VERBS = (
     "diagnose",
     "top",
     "stop",
+    "service",
     "validate",
     "import",
     "export",

@@ -19,7 +19,7 @@ from mcpv_node.node_file import LOG_NAME, NodeFile
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, parse_address, state_dir
 from mcpv_node.settings.types import LogLevel
 from mcpv_node.state_dir import StateDirBusy, lock_for_supervisor, unlock_state_dir
-from mcpv_node.telemetry.notify import take_service_manager
+from mcpv_node.telemetry.notify import Listener, SupervisorPipe, take_service_manager
 
 from .announce import announce, report_ready
 from .common import OK, CommandFailed, common_options, config_failure, invocation
@@ -60,6 +60,8 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 )
 @click.option("--ready-fd", type=int, hidden=True)
 @click.option("--supervisor-fd", type=int, hidden=True)
+@click.option("--notify-fd", type=int, hidden=True)
+@click.option("--watchdog", type=float, hidden=True)
 @common_options
 def command(
     config: Path | None,
@@ -71,6 +73,8 @@ def command(
     linger: float | None,
     ready_fd: int | None,
     supervisor_fd: int | None,
+    notify_fd: int | None,
+    watchdog: float | None,
 ) -> int:
     """Run a node: start its servers on demand and serve their tools.
 
@@ -107,6 +111,7 @@ def command(
         linger=linger,
         ready_fd=ready_fd,
         supervisor_fd=supervisor_fd,
+        listener=None if notify_fd is None else SupervisorPipe(notify_fd, watchdog),
     )
 
 
@@ -222,6 +227,7 @@ def _run(
     linger: float | None,
     ready_fd: int | None,
     supervisor_fd: int | None,
+    listener: Listener | None,
 ) -> int:
     gc.set_threshold(YOUNG_OBJECTS, *OLDER_ROUNDS)
     # All that a node is made of: only a command that runs one pays for it.
@@ -232,9 +238,11 @@ def _run(
     from mcpv_node.telemetry import Redactor
     from mcpv_node.transports import receives_orphans
 
+    # A service manager that started our supervisor is told by that one.
     manager = take_service_manager(os.environ, pid=os.getpid())
-    if manager is not None and manager.watchdog is not None:
-        # A service manager ends a node that hangs with SIGABRT: where it hung belongs into the log.
+    listener = listener or manager
+    if listener is not None and listener.watchdog is not None:
+        # A node that hangs is ended with SIGABRT: where it hung belongs into the log.
         faulthandler.enable()
     redact = Redactor(secret_values(loaded.settings))
     _configure_logging(loaded, folder, log_level, redact)
@@ -249,7 +257,7 @@ def _run(
         token=token,
         linger=linger,
         redact=redact,
-        service_manager=manager,
+        service_manager=listener,
         reaps_strangers=receives_orphans(),
     )
     switch = StopSwitch()

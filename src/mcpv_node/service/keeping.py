@@ -2,7 +2,8 @@
 
 A node that ends with 0 was asked to, by whomever, and stays ended. Any other end is a fault: the node is started again
 after a growing delay, and where that does not help within the window, the supervisor gives up. A first start that
-ends with 2 or 3 is a mistake in the command line or the configuration, which no second start mends.
+ends with 2 or 3 is a mistake in the command line or the configuration, which no second start mends. A node that serves
+gives signs of life; one that stops to is ended, and that is a fault like any other.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Final, TypeAlias, assert_never
 
 from mcpv_node.supervisors import Backoff, RestartWindow
 
+from .definition import WATCHDOG_SECONDS
 from .node_process import Exited
 
 # Usage and configuration: exit codes that a first start passes on.
@@ -23,14 +25,21 @@ PASSED_ON: Final = frozenset({2, 3})
 # The exit code of a supervisor that gave up, and of a stop that had to be enforced.
 GAVE_UP: Final = 1
 
+# Between SIGABRT, at which a node that hangs says where, and SIGKILL; seconds.
+ABORT_GRACE: Final = 5.0
+
 STOP_SIGNALS: Final = frozenset({signal.SIGTERM, signal.SIGINT})
 
 
 @dataclass(frozen=True, slots=True)
 class KeepingPolicy:
-    """How often and how fast a node is started again; `stop_bound`: seconds that an asked stop may take."""
+    """How often and how fast a node is started again.
+
+    `stop_bound`: seconds that an asked stop may take; `watchdog`: seconds that may pass between two signs of life.
+    """
 
     stop_bound: float
+    watchdog: float = WATCHDOG_SECONDS
     # Five starts that fail at once take about half a minute: long enough for a port to become free, and short
     # enough that whoever waits hears of it.
     window: RestartWindow = field(default_factory=lambda: RestartWindow(max_restarts=5, period=60.0))
@@ -56,6 +65,9 @@ class Keeping:
     restarts: tuple[float, ...] = ()
     in_a_row: int = 0  # restarts without `reset_after` seconds of health between them
     wake_at: float | None = None
+    # When the next sign of life is overdue; None before the first, and where none is expected.
+    silent_at: float | None = None
+    is_aborted: bool = False
     code: int | None = None  # the supervisor's exit code, once it has ended
 
 
@@ -74,7 +86,17 @@ class Woke:
     """`wake_at` has passed."""
 
 
-Event: TypeAlias = Exited | Signalled | Woke
+@dataclass(frozen=True, slots=True)
+class SignOfLife:
+    """Every actor of the node has answered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """The node stops, by whomever it was asked: it drains, and gives no more signs of life."""
+
+
+Event: TypeAlias = Exited | Signalled | Woke | SignOfLife | Leaving
 
 
 # ---- what follows -----------------------------------------------------------------------------------------------
@@ -115,7 +137,12 @@ def decide(
         case Signalled(number=number):
             return _on_signal(state, number, now, policy)
         case Woke():
-            return _on_woke(state, now)
+            return _on_woke(state, now, policy)
+        case SignOfLife():
+            is_expected = state.phase is Phase.RUNNING and not state.is_aborted
+            return (replace(state, silent_at=now + policy.watchdog) if is_expected else state), ()
+        case Leaving():
+            return replace(state, silent_at=None), ()
         case _:
             assert_never(event)
 
@@ -145,7 +172,14 @@ def _on_exited(
         gave_up = f"{said}; it was started again {count} times within {policy.window.period:g} s: giving up"
         return _end(state, GAVE_UP), (Say("ERROR", gave_up),)
     delay = policy.backoff.delay(in_a_row, chance)
-    waiting = replace(state, phase=Phase.BACKING_OFF, restarts=recent, in_a_row=in_a_row, wake_at=now + delay)
+    waiting = replace(
+        state,
+        phase=Phase.BACKING_OFF,
+        restarts=recent,
+        in_a_row=in_a_row,
+        wake_at=now + delay,
+        silent_at=None,
+    )
     return waiting, (Say("WARNING", f"{said}; starting it again in {delay:.1f} s"),)
 
 
@@ -162,11 +196,17 @@ def _on_signal(
         case Phase.STOPPING:
             return state, (SignalNode(number),)
         case _:
-            stopping = replace(state, phase=Phase.STOPPING, wake_at=now + policy.stop_bound)
+            stopping = replace(state, phase=Phase.STOPPING, wake_at=now + policy.stop_bound, silent_at=None)
             return stopping, (Say("INFO", f"{name}: the node is asked to stop"), SignalNode(number))
 
 
-def _on_woke(state: Keeping, now: float) -> tuple[Keeping, tuple[Action, ...]]:
+def _on_woke(state: Keeping, now: float, policy: KeepingPolicy) -> tuple[Keeping, tuple[Action, ...]]:
+    if state.silent_at is not None and now >= state.silent_at:
+        if state.is_aborted:
+            return replace(state, silent_at=None), (SignalNode(signal.SIGKILL),)
+        silent = Say("ERROR", f"the node gave no sign of life for {policy.watchdog:g} s: it is ended")
+        aborted = replace(state, is_aborted=True, silent_at=now + ABORT_GRACE)
+        return aborted, (silent, SignalNode(signal.SIGABRT))
     if state.wake_at is None or now < state.wake_at:
         return state, ()
     if state.phase is Phase.BACKING_OFF:
@@ -177,6 +217,7 @@ def _on_woke(state: Keeping, now: float) -> tuple[Keeping, tuple[Action, ...]]:
             since=now,
             restarts=(*state.restarts, now),
             wake_at=None,
+            is_aborted=False,
         )
         return started, (Say("INFO", f"start {started.starts} of the node"), StartNode())
     late = Say("ERROR", "the node did not stop in time and is killed; its guard ends its servers")
@@ -184,4 +225,4 @@ def _on_woke(state: Keeping, now: float) -> tuple[Keeping, tuple[Action, ...]]:
 
 
 def _end(state: Keeping, code: int) -> Keeping:
-    return replace(state, phase=Phase.ENDED, wake_at=None, code=code)
+    return replace(state, phase=Phase.ENDED, wake_at=None, silent_at=None, code=code)

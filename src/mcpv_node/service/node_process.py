@@ -2,7 +2,7 @@
 
 It leads a process group of its own, so that a Ctrl-C at the terminal reaches the supervisor alone and is passed on
 once. It holds the read end of a pipe whose other end we hold: when that closes, whatever became of us, it stops in
-order. It reports on a second pipe, with one line, that it is ready.
+order. It reports on a second pipe, with one line, that it is ready, and gives signs of life on a third.
 """
 
 from __future__ import annotations
@@ -49,11 +49,14 @@ def node_program() -> list[str]:
 class NodeProcess:
     """A node that was started with `start` and these options."""
 
-    def __init__(self, options: Sequence[str]) -> None:
-        """Start it; raises OSError."""
+    def __init__(self, options: Sequence[str], *, watchdog: float) -> None:
+        """Start it; raises OSError. `watchdog`: how often a sign of life is expected, in seconds."""
         held_read, held_write = os.pipe()
         ready_read, ready_write = os.pipe()
-        theirs = (held_read, ready_write)
+        notice_read, notice_write = os.pipe()
+        theirs = (held_read, ready_write, notice_write)
+        # Its loop writes there: one who does not read must not stop it.
+        os.set_blocking(notice_write, False)
         try:
             self._popen = subprocess.Popen(
                 [
@@ -64,14 +67,18 @@ class NodeProcess:
                     str(held_read),
                     "--ready-fd",
                     str(ready_write),
+                    "--notify-fd",
+                    str(notice_write),
+                    "--watchdog",
+                    f"{watchdog:g}",
                 ],
                 stdin=subprocess.DEVNULL,
                 pass_fds=theirs,
                 process_group=0,
             )
         except OSError:
-            os.close(held_write)
-            os.close(ready_read)
+            for descriptor in (held_write, ready_read, notice_read):
+                os.close(descriptor)
             raise
         finally:
             for descriptor in theirs:
@@ -79,13 +86,30 @@ class NodeProcess:
         self.pid = self._popen.pid
         self._held = held_write
         self._ready: int | None = ready_read
-        os.set_blocking(ready_read, False)
+        self._notices: int | None = notice_read
+        for descriptor in (ready_read, notice_read):
+            os.set_blocking(descriptor, False)
         self._said = b""
+        self._noticed = b""
 
     @property
-    def ready_descriptor(self) -> int | None:
-        """What becomes readable when it says that it is ready; None once it has, or never will."""
-        return self._ready
+    def descriptors(self) -> tuple[int, ...]:
+        """What becomes readable when it says something."""
+        return tuple(one for one in (self._ready, self._notices) if one is not None)
+
+    def take_notices(self) -> tuple[str, ...]:
+        """What it has told its listener since this was last called, as lines `NAME=value`."""
+        if self._notices is None:
+            return ()
+        try:
+            piece = os.read(self._notices, READ_SIZE)
+        except BlockingIOError:
+            return ()
+        if not piece:
+            os.close(self._notices)
+            self._notices = None
+        *lines, self._noticed = (self._noticed + piece).split(b"\n")
+        return tuple(line.decode(errors="replace") for line in lines)
 
     def take_ready(self) -> NodeFile | None:
         """What it says of itself, once, when it is ready."""
@@ -119,8 +143,8 @@ class NodeProcess:
         with suppress(OSError):
             os.close(self._held)
         self._held = -1
-        if self._ready is not None:
-            os.close(self._ready)
-            self._ready = None
+        for descriptor in self.descriptors:
+            os.close(descriptor)
+        self._ready = self._notices = None
         # One that still runs is init's from here on.
         self._popen.returncode = self._popen.returncode or 0

@@ -30,10 +30,12 @@ from .keeping import (
     Event,
     Keeping,
     KeepingPolicy,
+    Leaving,
     Phase,
     Say,
     Signalled,
     SignalNode,
+    SignOfLife,
     StartNode,
     Woke,
     decide,
@@ -75,7 +77,7 @@ class Standing:
     phase: Phase
     pid: int | None
     wake_at: float | None = None
-    ready_descriptor: int | None = None
+    descriptors: tuple[int, ...] = ()
     # Once for each start.
     ready: NodeFile | None = None
     code: int | None = None
@@ -116,6 +118,7 @@ class NodeKeeper(Actor):  # type: ignore[misc]  # thespian has no types
                 return self._standing(None)
             case Look(signals=signals):
                 ready = None if self._node is None else self._node.take_ready()
+                self._hear_notices()
                 self._look_at_node()
                 for number in signals:
                     if number != signal.SIGCHLD:
@@ -127,6 +130,16 @@ class NodeKeeper(Actor):  # type: ignore[misc]  # thespian has no types
 
     def _now(self) -> float:
         return self._asked.clock.monotonic()
+
+    def _hear_notices(self) -> None:
+        for notice in () if self._node is None else self._node.take_notices():
+            match notice:
+                case "READY=1" | "WATCHDOG=1":
+                    self._hear(SignOfLife())
+                case "STOPPING=1":
+                    self._hear(Leaving())
+                case _:
+                    pass
 
     def _look_at_node(self) -> None:
         exited = None if self._node is None else self._node.poll()
@@ -152,7 +165,7 @@ class NodeKeeper(Actor):  # type: ignore[misc]  # thespian has no types
 
     def _start(self) -> None:
         try:
-            self._node = NodeProcess(self._asked.options)
+            self._node = NodeProcess(self._asked.options, watchdog=self._asked.policy.watchdog)
         except OSError as error:
             self._hear(Exited(error=error.strerror or str(error)))
 
@@ -162,14 +175,15 @@ class NodeKeeper(Actor):  # type: ignore[misc]  # thespian has no types
             self._node = None
 
     def _standing(self, ready: NodeFile | None) -> Standing:
-        node = self._node
+        node, state = self._node, self._keeping
+        times = [at for at in (state.wake_at, state.silent_at) if at is not None]
         return Standing(
-            phase=self._keeping.phase,
+            phase=state.phase,
             pid=None if node is None else node.pid,
-            wake_at=self._keeping.wake_at,
-            ready_descriptor=None if node is None else node.ready_descriptor,
+            wake_at=min(times, default=None),
+            descriptors=() if node is None else node.descriptors,
             ready=ready,
-            code=self._keeping.code,
+            code=state.code,
         )
 
 
@@ -201,7 +215,7 @@ def supervise(
                     signals, standing, clock, at_most=None if strangers is None else STRANGERS_EVERY
                 )
                 if strangers is not None:
-                    strangers.reap(own=() if standing.pid is None else (standing.pid,))
+                    _reap(strangers, standing.pid)
                 standing = _ask(system, keeper, Look(heard))
                 if standing.ready is not None:
                     on_ready(standing.ready)
@@ -211,6 +225,13 @@ def supervise(
         return standing.code
     finally:
         system.shutdown()
+
+
+def _reap(strangers: Strangers, node: int | None) -> None:
+    gone = strangers.reap(own=() if node is None else (node,))
+    if gone:
+        said = ", ".join(map(str, gone))
+        logger.bind(process="supervisor").debug("orphans that had ended: {}", said)
 
 
 def _ask(system: ActorSystem, keeper: ActorAddress, message: KeeperMessage) -> Standing:
@@ -224,8 +245,7 @@ def _wait(signals: int, standing: Standing, clock: Clock, *, at_most: float | No
     if standing.wake_at is not None:
         until = max(0.0, standing.wake_at - clock.monotonic())
         left = until if left is None else min(left, until)
-    watched = [signals] if standing.ready_descriptor is None else [signals, standing.ready_descriptor]
-    readable = select.select(watched, [], [], left)[0]
+    readable = select.select([signals, *standing.descriptors], [], [], left)[0]
     return tuple(os.read(signals, SIGNALS_AT_ONCE)) if signals in readable else ()
 
 

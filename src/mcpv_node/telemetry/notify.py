@@ -7,9 +7,11 @@ environment, so that nobody who is started later speaks in its name.
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
+from typing import Protocol
 
 SOCKET_VARIABLE = "NOTIFY_SOCKET"
 WATCHDOG_VARIABLE = "WATCHDOG_USEC"
@@ -19,6 +21,20 @@ VARIABLES = (SOCKET_VARIABLE, WATCHDOG_VARIABLE, WATCHDOG_PID_VARIABLE)
 
 # A status is one line of `systemctl status`; what is longer is cut where nobody reads on.
 STATUS_LENGTH = 300
+
+
+class Listener(Protocol):
+    """Who wants to hear how a node stands, and how soon after one sign of life the next (seconds; None: never)."""
+
+    @property
+    def address(self) -> str: ...
+
+    @property
+    def watchdog(self) -> float | None: ...
+
+    def tell(self, **assignments: str | int) -> None:
+        """Send one message: `tell(READY=1, STATUS="serving")`. Never waits; raises OSError when it cannot be sent."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +47,25 @@ class ServiceManager:
     watchdog: float | None = None
 
     def tell(self, **assignments: str | int) -> None:
-        """Send one message: `tell(READY=1, STATUS="serving")`. Never waits; raises OSError when it cannot be sent."""
         address = "\0" + self.address[1:] if self.address.startswith("@") else self.address
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             sender.setblocking(False)
             sender.sendto(encode(assignments), address)
+
+
+@dataclass(frozen=True, slots=True)
+class SupervisorPipe:
+    """The write end of a pipe to a supervisor of our own: the same messages, as lines. It must not block."""
+
+    descriptor: int
+    watchdog: float | None = None
+
+    @property
+    def address(self) -> str:
+        return "the other end of a pipe"
+
+    def tell(self, **assignments: str | int) -> None:
+        os.write(self.descriptor, encode(assignments) + b"\n")
 
 
 def encode(assignments: Mapping[str, str | int]) -> bytes:
