@@ -19,6 +19,7 @@ from .instance.http import HttpInstance
 from .instance.stdio import StdioInstance
 from .probe import Probe
 from .server_type.actor import ServerType
+from .server_type.suspended import SuspendedServer
 from .store import Store
 from .subscribers import Roster, Subscribers
 from .watches import Watches
@@ -37,6 +38,7 @@ __all__ = [
     "Probe",
     "Server",
     "ServerType",
+    "SuspendedServer",
     "StdioInstance",
     "Store",
     "Roster",

@@ -1,6 +1,6 @@
 """The owner of the audit file: it may block, so it has a thread of its own.
 
-One message for each request, told when it is over; nobody waits for it. A disk that refuses is reported and the node
+One message for each call, each order of an operator's and each refusal that is to be written, told when it is over; nobody waits for it. A disk that refuses is reported and the node
 goes on: what could not be written is counted, and said when writing works again.
 """
 
@@ -23,7 +23,7 @@ from .kernel import ExitReason, ThreadActor, handles
 
 @dataclass(frozen=True, slots=True)
 class Audited:
-    """A request that is over. `digest` is what `digest_of` says of its arguments; None: it had none."""
+    """A request that is over, or was turned away. `digest` is what `digest_of` says of its arguments; None: it had none."""
 
     at: datetime  # when it came
     caller: Caller
@@ -33,6 +33,7 @@ class Audited:
     digest: bytes | None
     outcome: str
     seconds: float
+    times: int = 1  # of so many alike this is the only line
 
 
 AuditMessage: TypeAlias = Audited
@@ -71,6 +72,7 @@ class Audit(ThreadActor[None]):
             arguments=None if message.digest is None else f"sha256:{message.digest.hex()}",
             outcome=message.outcome,
             seconds=round(message.seconds, 6),
+            times=message.times,
         )
         try:
             self._file.append((line,))

@@ -5,11 +5,15 @@ what has changed is applied once it has stood still for one look, so a burst of 
 at, not watched: a folder that is mounted from elsewhere tells nobody of its changes.
 
 What is wrong with the files is kept until they are good, for whoever asks for the node's state.
+
+A program changes one entry by an `EditConfig`: the files are written and applied as one thing, and put back as they
+were when what was asked for cannot be brought into effect. Edits wait for each other, and for reloads.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -23,6 +27,7 @@ from msgspec import Struct
 from mcpv_node.settings import Change, Difference, Loaded, Marks, NodeSettings, SettingsError, file_marks
 from mcpv_node.telemetry import EventKind
 
+from .config_edits import Edit, FilesNotEditable, NotEdited, Written, take_back
 from .context import NodeContext
 from .herald import ReloadBegan, ReloadEnded
 from .kernel import Deferred, LoopActor, Request, answers, handles
@@ -60,6 +65,20 @@ class Reload(Request[Applied | Rejected]):
 
 
 @dataclass(frozen=True, slots=True)
+class NotWritten:
+    """The files stay as they are: `error` says why."""
+
+    error: NotEdited
+
+
+@dataclass(frozen=True, slots=True)
+class EditConfig(Request[Applied | Rejected | NotWritten]):
+    """Change one entry in the files and bring that into effect; after any other answer than Applied they are as before."""
+
+    edit: Edit
+
+
+@dataclass(frozen=True, slots=True)
 class ConfigStatus:
     """How it stands with the configuration."""
 
@@ -94,7 +113,20 @@ class _Done:
     outcome: Difference | Exception
 
 
-ConfigMessage: TypeAlias = Reload | ShowConfig
+@dataclass(frozen=True, slots=True)
+class _Written:
+    outcome: Written | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _TakenBack:
+    rejected: Rejected
+    outcome: Exception | None
+
+
+ConfigMessage: TypeAlias = Reload | EditConfig | ShowConfig
+
+_EditAnswer: TypeAlias = Deferred[Applied | Rejected | NotWritten]
 
 
 _OUTCOMES: dict[type[Applied | Rejected], str] = {Applied: "applied", Rejected: "rejected"}
@@ -111,7 +143,7 @@ class Estate(Struct, frozen=True):
 class Config(LoopActor[Estate]):
     """See the module.
 
-    `read` reads the files and may block; None where there are none to read. `marks` are those of the files when they
+    `read` reads the files and `write` changes them, and both may block; None where there are none. `marks` are those of the files when they
     were read for the node's start. `apply` brings settings into effect, or raises ReloadFailed and has undone what it
     did. `give_up` ends the node: `reloadMode: strict` says so.
     """
@@ -123,12 +155,14 @@ class Config(LoopActor[Estate]):
         apply: Callable[[NodeSettings], Coroutine[Any, Any, Difference]],
         give_up: Callable[[str], None],
         *,
+        write: Callable[[Edit], Written] | None = None,
         marks: Marks = (),
         look_every: float = LOOK_EVERY,
     ) -> None:
         super().__init__()
         self._node = node
         self._read_files = read
+        self._write_files = write
         self._bring_into_effect = apply
         self._end_node = give_up
         self._look_every = look_every
@@ -139,6 +173,9 @@ class Config(LoopActor[Estate]):
         # Who asked for the apply under way, and who came meanwhile: the files may have changed since.
         self._asked: list[Deferred[Applied | Rejected]] = []
         self._next: list[Deferred[Applied | Rejected]] = []
+        # The edit under way with what it has written, and those that wait.
+        self._edit: tuple[_EditAnswer, Written | None] | None = None
+        self._edits: deque[tuple[Edit, _EditAnswer]] = deque()
 
     def on_start(self, estate: Estate | None = None) -> None:
         if estate is None:
@@ -168,6 +205,58 @@ class Config(LoopActor[Estate]):
             self._asked.append(deferred)
             self._begin()
         return deferred
+
+    @answers(EditConfig)
+    def _on_edit(self, request: EditConfig) -> NotWritten | _EditAnswer:
+        if self._write_files is None:
+            return NotWritten(
+                FilesNotEditable(
+                    "this node was given its settings by the program it runs in, and has no file of them"
+                )
+            )
+        deferred: _EditAnswer = self.defer()
+        self._edits.append((request.edit, deferred))
+        if not self._is_busy:
+            self._go_on()
+        return deferred
+
+    def _go_on(self) -> None:
+        """Do what waits, edits first: who reloads wants all that is in the files."""
+        if self._edits:
+            assert self._write_files is not None
+            edit, deferred = self._edits.popleft()
+            self._is_busy, self._edit = True, (deferred, None)
+            self.run(asyncio.to_thread(self._write_files, edit), _Written)
+        elif self._next:
+            self._asked, self._next = self._next, []
+            self._begin()
+
+    @handles(_Written)
+    def _on_written(self, message: _Written) -> None:
+        assert self._edit is not None
+        deferred, _ = self._edit
+        match message.outcome:
+            case Written():
+                self._edit = deferred, message.outcome
+                self._begin()
+            case NotEdited() as error:
+                self._end_edit(NotWritten(error))
+            case SettingsError(problems=problems):
+                self._end_edit(Rejected("the configuration would have errors", tuple(map(str, problems))))
+            case other:
+                raise other
+
+    @handles(_TakenBack)
+    def _on_taken_back(self, message: _TakenBack) -> None:
+        if message.outcome is not None:
+            logger.error("the configuration could not be put back as it was: {}", message.outcome)
+        self._end_edit(message.rejected)
+
+    def _end_edit(self, answer: Applied | Rejected | NotWritten) -> None:
+        assert self._edit is not None
+        (deferred, _), self._edit, self._is_busy = self._edit, None, False
+        deferred.answer(answer)
+        self._go_on()
 
     # --- looking at the files -------------------------------------------------------------------
 
@@ -223,6 +312,13 @@ class Config(LoopActor[Estate]):
                 raise other
 
     def _conclude(self, outcome: Applied | Rejected) -> None:
+        if self._edit is not None and self._edit[1] is not None and isinstance(outcome, Rejected):
+            # The files were good before: they are so again, and nothing of this is left.
+            written = self._edit[1]
+            self._node.metrics.reloads_total(_OUTCOMES[Rejected]).inc()
+            self._tell(outcome)
+            self.run(asyncio.to_thread(take_back, written), lambda result: _TakenBack(outcome, result))
+            return
         self._is_busy = False
         asked, self._asked = self._asked, []
         match outcome:
@@ -239,9 +335,10 @@ class Config(LoopActor[Estate]):
             deferred.answer(outcome)
         if isinstance(outcome, Rejected) and self._node.settings.reload_mode == "strict":
             self._end_node(outcome.reason)
-        elif self._next:
-            self._asked, self._next = self._next, []
-            self._begin()
+        elif self._edit is not None:
+            self._end_edit(outcome)
+        else:
+            self._go_on()
 
     def _tell(self, outcome: Applied | Rejected) -> None:
         match outcome:

@@ -16,6 +16,8 @@ from .snapshot import Kind
 from .world import WorldCell
 
 if TYPE_CHECKING:
+    from mcpv_node.telemetry.tracing import Tracing
+
     from .audit import AuditMessage
     from .clients import ClientsMessage
     from .events import EventsMessage
@@ -47,6 +49,7 @@ class NodeContext:
     )
     audit: Handle[AuditMessage] | None = None  # None: no audit is kept
     herald: Handle[HeraldMessage] | None = None  # None: no service manager listens
+    tracing: Tracing | None = None  # None: no traces are made
 
     @property
     def settings(self) -> NodeSettings:

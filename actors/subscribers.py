@@ -53,8 +53,15 @@ class Subscribers(LoopActor[None]):
     def _on_join(self, message: Join) -> None:
         world = self._node.world.world
         etags = tuple(world.view(kind, message.selector, message.profile).etag for kind in KINDS)
+        before = self._consumers.get(message.consumer)
         self._consumers[message.consumer] = Consumer(message, etags)
         self._count()
+        if before is None:
+            return
+        # It looks at another part from now on: what it sees may have changed by that alone.
+        for kind, known, etag in zip(KINDS, before.etags, etags, strict=True):
+            if known != etag:
+                self._tell(message, SnapshotChanged(kind, world.snapshot(kind).version, etag))
 
     @handles(Leave)
     def _on_leave(self, message: Leave) -> None:

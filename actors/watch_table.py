@@ -72,8 +72,8 @@ Wishes: TypeAlias = dict[ConsumerId, dict[Spot, Watcher]]
 class WatchTable:
     """Every watcher, by consumer and by place. `wishes` is all that is kept; the rest is made of it."""
 
-    def __init__(self, wishes: Wishes | None = None) -> None:
-        self.wishes: Wishes = {} if wishes is None else wishes
+    def __init__(self, wishes: Wishes) -> None:
+        self.wishes = wishes
         self._at: dict[Place, dict[str, set[ConsumerId]]] = {}
         self._count = 0
         for consumer, own in self.wishes.items():
@@ -126,6 +126,13 @@ class WatchTable:
         watcher = self.get(consumer, spot)
         if watcher is not None and not watcher.agreed:
             self.wishes[consumer][spot] = replace(watcher, agreed=True)
+
+    def forget_asked(self) -> None:
+        """Whoever waits for an answer asks again; of who does not, nothing shall stay that it does not know of."""
+        for consumer, own in list(self.wishes.items()):
+            for spot, watcher in list(own.items()):
+                if not watcher.agreed:
+                    self.remove(consumer, spot)
 
     def remove(self, consumer: ConsumerId, spot: Spot) -> None:
         own = self.wishes.get(consumer, {})

@@ -5,7 +5,8 @@ there watches. When the instance ends another one is acquired and asked, as long
 its place and hears of its resources once when the subscription stands again: what happened meanwhile nobody told.
 How often a server that keeps ending is started is its server type's to say, not ours.
 
-A consumer's wishes are the estate. Leases are not: an incarnation releases all it has, and the next one acquires anew.
+The consumers' wishes stand in a table that outlives every crash, also a second one: nobody else could say who watches.
+Leases do not: an incarnation releases all it has, and the next one acquires anew.
 """
 
 from __future__ import annotations
@@ -101,23 +102,20 @@ class _Seat:
     one_by_one: bool = False  # one of several was refused, and which one is not known
 
 
-class Watches(LoopActor[Wishes]):
-    """See the module."""
+class Watches(LoopActor[None]):
+    """See the module. `wishes` is made once for a node, and read and written here alone."""
 
-    def __init__(self, node: NodeContext) -> None:
+    def __init__(self, node: NodeContext, wishes: Wishes) -> None:
         super().__init__()
         self._node = node
-        self._table = WatchTable()
+        self._table = WatchTable(wishes)
         self._posts: dict[Place, _Post] = {}
         self._seats: dict[InstanceId, _Seat] = {}
         self._monitors: dict[MonitorId, InstanceId] = {}
         self._parked: dict[tuple[ConsumerId, Spot], list[Deferred[Watching | NotWatching]]] = {}
 
-    def on_start(self, estate: Wishes | None = None) -> None:
-        if estate is None and self.incarnation > 1:
-            logger.warning("what is watched is lost: clients have to subscribe again")
-        self._table = WatchTable(estate)
-        self.estate = self._table.wishes
+    def on_start(self, estate: None = None) -> None:
+        self._table.forget_asked()
         for place in self._table.places():
             watchers = list(self._table.watchers_at(place))
             post = self._posts[place] = _Post(watchers[0][2].server)

@@ -119,7 +119,7 @@ def _kind(kind: msgspec.inspect.Type) -> str:
         case msgspec.inspect.IntType():
             return f"whole number{_range(kind)}"
         case msgspec.inspect.FloatType():
-            return f"seconds{_range(kind)}"
+            return "number, 0 to 1" if kind.le == 1 else f"seconds{_range(kind)}"
         case msgspec.inspect.StrType(pattern=pattern):
             return "a name" if pattern else "text"
         case _:

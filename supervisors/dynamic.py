@@ -67,6 +67,10 @@ class DynamicSupervisor(ChildKeeper):
     def on_shutdown(self) -> None:
         self._stop_all(Shutdown())
 
+    @property
+    def _is_ending(self) -> bool:
+        return self._ending is not None
+
     def children(self) -> tuple[ChildStatus, ...]:
         live = (self._status(group.children[0]) for group in self._groups.values())
         return (*live, *(record.status for record in self._records.values()))

@@ -19,7 +19,7 @@ from typing import TypeAlias
 
 from loguru import logger
 
-from mcpv_node.actors.kernel import Deferred, Handle, Request, answers, handles
+from mcpv_node.actors.kernel import Cell, Deferred, ExitReason, Handle, LoopActor, Request, answers, handles
 from mcpv_node.actors.server_type import ServerState, ServerTypeMessage, Settled, Warm, Why, WhyReport
 from mcpv_node.actors.status import InitState, InitStatus, ShowInit, project_init
 from mcpv_node.settings import ServerName
@@ -31,7 +31,10 @@ from .messages import (
     AlreadyThere,
     ChildStatus,
     ChildUp,
+    NotFound,
     Phase,
+    RestartChild,
+    RestartOutcome,
     StartChild,
     StartOutcome,
     TerminateChild,
@@ -55,6 +58,8 @@ class ServerGroupSpec:
     baseline: int  # so many are to be ready without any client; 0: it starts cold
     warm_timeout: float  # seconds after which the next one has its turn, whatever became of this one
     name: ServerName | None = None  # of the server, where that is not the group's
+    # What stands in the server's place once the group has given up, and why that was; a retry has it end.
+    stand_in: Callable[[ExitReason], LoopActor[None]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +89,7 @@ class _GroupUp:
     """Starting a group has come to an end; `asked` by whoever added it."""
 
     group: ServerGroupSpec
-    outcome: StartOutcome | Exception
+    outcome: StartOutcome | RestartOutcome | Exception
     asked: Deferred[StartOutcome] | None
 
 
@@ -93,6 +98,13 @@ class _Warmed:
     """One that was told to warm has settled, or has taken too long."""
 
     outcome: ServerState | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _Retry:
+    """What stood in for a server has ended: somebody wants its group tried again."""
+
+    group_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +124,18 @@ class Init(DynamicSupervisor):
         on_group_gone: ChildCallback | None = None,
         sink: EventSink = log_event,
     ) -> None:
-        super().__init__(DynamicSpec(giving_up=GivingUp.RECORD), on_child_gone=on_group_gone, sink=sink)
+        super().__init__(
+            DynamicSpec(giving_up=GivingUp.RECORD),
+            on_child_gone=on_group_gone,
+            on_child_gave_up=self._stand_in,
+            sink=sink,
+        )
         self._given_groups = groups
         self._server_groups: dict[str, ServerGroupSpec] = {}
         self._cold: deque[ServerGroupSpec] = deque()
         self._warming = 0
         self._not_up: set[str] = set()  # of the given groups
+        self._standing_in: dict[str, Cell] = {}  # by the group that gave up
 
     def on_start(self, estate: None = None) -> None:
         """Started once the given groups are: whoever comes after us finds the always-on servers starting."""
@@ -157,7 +175,7 @@ class Init(DynamicSupervisor):
             logger.bind(server=group.child.id).warning("its group is not up: {}", outcome)
             if asked is not None:
                 asked.fail(outcome)
-        elif asked is not None:
+        elif asked is not None and not isinstance(outcome, NotFound):
             asked.answer(outcome)
         known = self._server_groups.get(group.child.id)
         if known is not None and known.baseline and isinstance(outcome, ChildUp):
@@ -171,6 +189,7 @@ class Init(DynamicSupervisor):
     @answers(RemoveGroup)
     def _on_remove_group(self, request: RemoveGroup) -> TerminateOutcome | Deferred[TerminateOutcome]:
         self._server_groups.pop(request.name, None)
+        self._dismiss(request.name)
         self._cold = deque(group for group in self._cold if group.child.id != request.name)
         return self._on_terminate_child(TerminateChild(request.name))
 
@@ -194,6 +213,42 @@ class Init(DynamicSupervisor):
         if changed.baseline and not known.baseline:
             self._cold.append(changed)
             self._warm_some()
+
+    # --- groups that have given up --------------------------------------------------------------
+
+    def _stand_in(self, group_id: str, reason: ExitReason) -> None:
+        """Have the server's handle refuse with the reason, which nobody else knows."""
+        group = self._server_groups.get(group_id)
+        if group is None or group.stand_in is None or self._is_ending or group.server.is_alive():
+            return
+        cell = self._standing_in[group_id] = group.server.cell
+        cell.on_started = None
+        cell.on_ended = lambda _incarnation, _reason: self.note(_Retry(group_id))
+        cell.start(group.stand_in(reason))
+
+    @handles(_Retry)
+    def _on_retry(self, message: _Retry) -> None:
+        """Its place is free again: start the group anew, and warm it if it is always-on."""
+        if self._standing_in.pop(message.group_id, None) is None:
+            return
+        myself: Handle[RestartChild] = Handle(self.cell)
+        group = self._server_groups[message.group_id]
+        self.run(
+            myself.ask(RestartChild(message.group_id), group.warm_timeout),
+            lambda outcome: _GroupUp(group, outcome, None),
+        )
+
+    def _dismiss(self, group_id: str) -> None:
+        """Nothing stands in for this server any more."""
+        cell = self._standing_in.pop(group_id, None)
+        if cell is not None:
+            cell.on_ended = None  # so that the cell closes with it
+            cell.kill("its group is not to be there any more")
+
+    def on_exit(self, reason: ExitReason) -> None:
+        for group_id in list(self._standing_in):
+            self._dismiss(group_id)
+        super().on_exit(reason)
 
     # --- warming --------------------------------------------------------------------------------
 

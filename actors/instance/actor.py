@@ -94,6 +94,7 @@ from .messages import (
     WatchResources,
 )
 from .moments import (
+    ListenAgain,
     ListNow,
     PatienceOver,
     PingTurn,
@@ -175,7 +176,14 @@ class Instance(LoopActor[None], abc.ABC):
             send=self._transmit,
             claimed=self._claim,
         )
-        self._watching = Watching(ask=self._ask_own, open=self._open_stream, close=self._close_stream)
+        self._watching = Watching(
+            ask=self._ask_own,
+            open=self._open_stream,
+            close=self._close_stream,
+            pause=lambda delay: self.after(delay, ListenAgain()),
+            missed=self._on_updates_missed,
+            now=node.clock.monotonic,
+        )
         self._lists = ListReader(
             spec_key,
             lane.profile,
@@ -404,6 +412,20 @@ class Instance(LoopActor[None], abc.ABC):
         deferred: Deferred[Answer | CallFailed] = self.defer()
         self._watching.watch(message.uris, deferred.answer)
         return deferred
+
+    @handles(ListenAgain)
+    def _on_listen_again(self, _message: ListenAgain) -> None:
+        if self._phase is Phase.READY:
+            self._watching.listen_again()
+
+    def _on_updates_missed(self, uris: frozenset[str]) -> None:
+        """Nobody listened for a while: look at the lists again, and say that the resources may have changed."""
+        for kind in KINDS:
+            if self._hello is not None and announces(self._hello.capabilities, kind):
+                self._on_list_changed(kind)
+        for uri in sorted(uris):
+            params = msgspec.json.encode({"uri": uri})
+            self._node.watches.tell(ResourceUpdated(self._spec_key, self._id, uri, params))
 
     @handles(CancelCall)
     def _on_cancel_call(self, message: CancelCall) -> None:

@@ -31,6 +31,7 @@ from mcpv_node.protocol import (
     members,
     parse_message,
     parse_mirrored,
+    read_trace,
     request_headers,
 )
 from mcpv_node.transports.http import (
@@ -162,7 +163,10 @@ class HttpInstance(Instance):
         definition: bytes | None = None,
     ) -> None:
         if self._session is not None:
-            self._session.send_request(number, message, headers=self._headers(method, params, definition))
+            headers = self._headers(method, params, definition)
+            if self._node.tracing is not None:
+                headers = {**headers, **read_trace(params)}
+            self._session.send_request(number, message, headers=headers)
 
     def _headers(self, method: str, params: bytes | None, definition: bytes | None) -> Mapping[str, str]:
         """What a modern server wants to see of a request beside it."""

@@ -30,6 +30,11 @@ class ListNow:
 
 
 @dataclass(frozen=True, slots=True)
+class ListenAgain:
+    """A subscription that the server ended has waited long enough to be opened again."""
+
+
+@dataclass(frozen=True, slots=True)
 class Poll:
     """`refreshSeconds` have passed since the last look at the lists."""
 

@@ -15,6 +15,7 @@ from mcpv_node.actors.kernel import ExitReason, Handle, handles
 from mcpv_node.protocol import CANCELLED, Line, LineFramer, Overlong, cancelled, encode_notification
 from mcpv_node.transports import (
     ExitStatus,
+    ProgramNotFound,
     StartError,
     StdioProcess,
     group_rss_bytes,
@@ -73,6 +74,8 @@ class StdioInstance(Instance):
                 self._spec, mark=mark, node=self._node, tell=self.note, tell_now=self.note_now
             )
         except StartError as error:
+            if isinstance(error, ProgramNotFound) and error.path is not None:
+                self._log.warning("{}: {}", error, error.path)
             self._fail_start(str(error), fatal=error.is_fatal)
             return
         self._process = started.process

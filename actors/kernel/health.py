@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .actor import KernelActor
@@ -29,6 +29,8 @@ class Health:
     answered: int
     # The names of those that did not answer within the bound, in alphabetical order.
     silent: tuple[str, ...] = ()
+    # Their classes, for whoever may not know names; in alphabetical order.
+    kinds: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def is_good(self) -> bool:
@@ -73,8 +75,12 @@ class HealthCheck:
         if waiting:
             await asyncio.wait(waiting, timeout=self._bound)
         # One that has ended since is among those that answered.
-        silent = [actor.cell.name for actor in asked if actor in self._pulses]
-        return Health(len(asked) - len(silent), tuple(sorted(silent)))
+        silent = [actor for actor in asked if actor in self._pulses]
+        return Health(
+            len(asked) - len(silent),
+            tuple(sorted(actor.cell.name for actor in silent)),
+            tuple(sorted({type(actor).__name__ for actor in silent})),
+        )
 
     def _ask(self, actor: KernelActor[Any]) -> None:
         answered: asyncio.Future[None] = self._system.loop.create_future()

@@ -1,6 +1,7 @@
 """The owner of one server type: `messages` is what it hears, `core` what it decides, `actor` what it does."""
 
 from .messages import (
+    RETRY_ADVICE,
     Acquire,
     Activation,
     CallCounts,
@@ -25,6 +26,7 @@ from .messages import (
 )
 
 __all__ = [
+    "RETRY_ADVICE",
     "Acquire",
     "Activation",
     "CallCounts",

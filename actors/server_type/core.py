@@ -50,7 +50,7 @@ from .facts import (
     WarmAsked,
     Woken,
 )
-from .messages import ServerState
+from .messages import RETRY_ADVICE, ServerState
 from .seating import (
     bound_instances,
     expire_bindings,
@@ -368,9 +368,9 @@ def _count_failure(
     failures = state.failures + 1
     suspended = state.suspended  # only `retry` lifts it, not another failure that comes after
     if suspended is None and fatal:
-        suspended = f"{message}; `server retry` tries again"
+        suspended = message + RETRY_ADVICE
     elif suspended is None and failures > policy.max_retries:
-        suspended = f"{failures} failures in a row, the last: {message}; `server retry` tries again"
+        suspended = f"{failures} failures in a row, the last: {message}{RETRY_ADVICE}"
     return replace(
         state,
         failures=failures,

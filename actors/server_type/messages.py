@@ -23,6 +23,9 @@ from mcpv_node.actors.kernel import Request
 from mcpv_node.actors.leases import Acquire, InstanceId, Release, StartCause
 from mcpv_node.settings import ServerGroup, ServerName, SpecKey
 
+# Ends the reason of a suspended server.
+RETRY_ADVICE = "; `server retry` tries again"
+
 
 class ServerState(StrEnum):
     """The states of a server type (DESIGN 4)."""

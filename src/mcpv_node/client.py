@@ -42,6 +42,7 @@ from mcpv_node.reports import (
     Reloaded,
     ServerAct,
     ServerReport,
+    TreePlace,
 )
 from mcpv_node.telemetry.clock import SystemClock
 from mcpv_node.version import VERSION
@@ -235,6 +236,11 @@ class NodeClient:
         body = self._request("GET", f"/api/v1/servers/{quote(name, safe='')}")
         return Answer(_decode(body, ServerReport), body)
 
+    def tree(self) -> Answer[TreePlace]:
+        """Ask for the tree of actors."""
+        body = self._request("GET", "/api/v1/tree")
+        return Answer(_decode(body, TreePlace), body)
+
     def act(self, name: str, verb: ServerVerb, *, wait: float | None = None) -> Answer[ServerAct]:
         """Start, stop or retry a server: its state at once, or the outcome within `wait` seconds."""
         path = f"/api/v1/servers/{quote(name, safe='')}/{verb}"
@@ -278,23 +284,68 @@ class NodeClient:
         self, *, level: str | None = None, server: str | None = None, follow: bool = False
     ) -> Iterator[bytes]:
         """The lines of the node's log, each a JSON object: those that are kept and, to follow, each that is written."""
+        return (line for _, line in self._log_lines(level=level, server=server, follow=follow))
+
+    def logs_since(self, last: str | None, *, level: str | None = None) -> tuple[list[bytes], str | None]:
+        """The lines after the one with the id `last`, or all that are kept; and the id to go on with."""
+        lines: list[bytes] = []
+        for id, line in self._log_lines(level=level, after=last):
+            last = id or last
+            lines.append(line)
+        return lines, last
+
+    def _log_lines(
+        self,
+        *,
+        level: str | None = None,
+        server: str | None = None,
+        follow: bool = False,
+        after: str | None = None,
+    ) -> Iterator[tuple[str | None, bytes]]:
         asked = {"level": level, "server": server, "follow": "true" if follow else "false"}
         query = urlencode({name: value for name, value in asked.items() if value is not None})
+        return self._stream(f"/api/v1/logs?{query}", after=after)
+
+    def events(self) -> Iterator[bytes]:
+        """The last transitions that the node remembers, each a JSON object."""
+        return (event for _, event in self._stream("/api/v1/events?follow=false"))
+
+    def health(self) -> dict[str, Any]:
+        """What the node says to probes: the status of each, and why it is not good."""
+        answers: dict[str, Any] = {}
+        for path in ("/healthz", "/readyz"):
+            status, _, body = self._exchange("GET", path, timeout=ANSWER_TIMEOUT, content=None)
+            answers[path] = {"status": status, "detail": _read_problem(body).detail}
+        return answers
+
+    def read(self, path: str) -> bytes:
+        """What the node says at a path, as it was sent; for those who keep it and do not look at it."""
+        return self._request("GET", path)
+
+    def _stream(self, path: str, *, after: str | None = None) -> Iterator[tuple[str | None, bytes]]:
+        """The data of each server-sent event, and the id that it or one before it has."""
         self.node_state()  # refuses what this would refuse, and waits until REST is loaded
         connection = self._connection(FOLLOW_TIMEOUT)
         try:
             connection.request(
                 "GET",
-                f"/api/v1/logs?{query}",
-                headers={**self._authorization(), "Accept": "text/event-stream"},
+                path,
+                headers={
+                    **self._authorization(),
+                    "Accept": "text/event-stream",
+                    **({} if after is None else {"Last-Event-ID": after}),
+                },
             )
             response = connection.getresponse()
             if response.status != 200:
                 problem = _read_problem(_read_body(response))
-                raise NodeRefused(response.status, problem.title or "no log", problem.detail)
+                raise NodeRefused(response.status, problem.title or "nothing to read", problem.detail)
+            id: str | None = None
             while line := response.readline():
-                if line.startswith(b"data: "):
-                    yield line.removeprefix(b"data: ").rstrip(b"\r\n")
+                if line.startswith(b"id: "):
+                    id = line.removeprefix(b"id: ").strip().decode("ascii", "replace")
+                elif line.startswith(b"data: "):
+                    yield id, line.removeprefix(b"data: ").rstrip(b"\r\n")
         except (OSError, HTTPException) as error:
             raise NodeUnreachable(f"the node at {self._node.http} has gone: {error}") from None
         finally:

@@ -12,7 +12,15 @@ from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
-from mcpv_node.actors import HttpInstance, Instance, NodeContext, Server, ServerType, StdioInstance
+from mcpv_node.actors import (
+    HttpInstance,
+    Instance,
+    NodeContext,
+    Server,
+    ServerType,
+    StdioInstance,
+    SuspendedServer,
+)
 from mcpv_node.actors.guard import GuardMessage
 from mcpv_node.actors.instance import InstanceMessage
 from mcpv_node.actors.kernel import ActorSystem, Handle
@@ -147,6 +155,7 @@ class ServerGroups:
             baseline=max(1, spec.min_ready) if spec.activation_mode == "always-on" else 0,
             warm_timeout=spec.start_timeout_seconds + INSTANCE_STOP_MARGIN,
             name=running.group.name,
+            stand_in=lambda reason: SuspendedServer(self._context(), lambda: running.group, reason),
         )
 
     def _instance_child(

@@ -27,7 +27,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from loguru import logger
 from msgspec.structs import replace
@@ -52,10 +52,11 @@ from mcpv_node.actors import (
 from mcpv_node.actors.audit import AuditMessage
 from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
 from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
+from mcpv_node.actors.config_edits import write_edit
 from mcpv_node.actors.events import EventsMessage
 from mcpv_node.actors.guard import GuardMessage, GuardPost
 from mcpv_node.actors.herald import HeraldMessage, NodeReady
-from mcpv_node.actors.index_messages import IndexMessage, SubscribersMessage
+from mcpv_node.actors.index_messages import IndexMessage, ServersChanged, SubscribersMessage
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Crashed,
@@ -71,6 +72,7 @@ from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.status import LearningMessage
 from mcpv_node.actors.store import StoreMessage
 from mcpv_node.actors.watch_messages import WatchesMessage
+from mcpv_node.actors.watch_table import Wishes
 from mcpv_node.gateway import (
     AuthError,
     Connected,
@@ -149,6 +151,9 @@ from .bounds import longest_stop
 from .groups import ServerGroups, servers_of
 from .reload import Reloading
 
+if TYPE_CHECKING:
+    from mcpv_node.telemetry.tracing import Tracing
+
 # Reading the ledger and reaping what a dead node left may take both of its graces.
 GUARD_START_TIMEOUT = 15.0
 
@@ -207,6 +212,7 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[InitMessage].create(self.system, "init")
         self._config = Handle[ConfigMessage].create(self.system, "config")
+        self._doors: tuple[Handle[RegisterAgain | ServersChanged], ...] = ()
         self.fault: str | None = None  # why the node asked itself to stop
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
@@ -226,6 +232,7 @@ class NodeRuntime:
         self._guard = Handle[GuardMessage].create(self.system, "guard")
         self._groups = ServerGroups(self.system, lambda: self.context, self._guard, self._on_supervision)
         self._groups.assign(self._groups.make(group) for group in enabled_groups(self._settings))
+        self._tracing: Tracing | None = None
         self.context: NodeContext
 
     # --- life -----------------------------------------------------------------------------------
@@ -246,6 +253,7 @@ class NodeRuntime:
         is_up = False
         try:
             tokens, token_file = self._tokens()
+            self._tracing = self._make_tracing()
             node_file = await self._bring_up(tokens, token_file)
             is_up = True
         except OSError as error:
@@ -281,6 +289,7 @@ class NodeRuntime:
             await asyncio.wait({self._root_ended}, timeout=self.longest_stop())
         if self._root.is_alive():
             self._root.kill("did not stop in time")
+        await self._close_tracing()
         self._log.detach()
         # Without the lock the folder is another node's, perhaps of this very process.
         if self._lock is not None:
@@ -335,11 +344,12 @@ class NodeRuntime:
         }
         subscribers = Handle[SubscribersMessage].create(system, "subscribers")
         roster = Roster()
+        wishes: Wishes = {}
         clients = Handle[ClientsMessage].create(system, "clients")
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
         lines = Handle[LinesDoorMessage].create(system, "lines")
-        doors: tuple[Handle[RegisterAgain], ...] = (sessions, lines)
+        self._doors = doors = (sessions, lines)
         groups = self._groups
         self.context = context = NodeContext(
             node_id=node_id,
@@ -359,6 +369,7 @@ class NodeRuntime:
             redact=self._options.redact,
             audit=self._audit,
             herald=self._herald,
+            tracing=self._tracing,
         )
         services = self._services(tokens, token_file)
         return Supervisor(
@@ -404,7 +415,7 @@ class NodeRuntime:
                     self._init_child(groups),
                     self._bootstrap_child(),
                     ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
-                    ChildSpec(id="watches", start=lambda: Watches(context), handle=watches),
+                    ChildSpec(id="watches", start=lambda: Watches(context, wishes), handle=watches),
                     self._config_child(),
                     supervisor_child(
                         "gateway",
@@ -508,15 +519,16 @@ class NodeRuntime:
     def _config_child(self) -> ChildSpec:
         """The settings are read again from where they came; what a program gave us by hand has no such place."""
         options, path = self._options, self._options.config_path
-        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap)
+        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap, self._doors)
 
         async def apply(settings: NodeSettings) -> Difference:
             return await reloading.apply(_with_address(settings, options.http))
 
         read = None if path is None else partial(load_settings, path, environ=options.environ)
+        write = None if path is None else partial(write_edit, path, options.environ)
         return ChildSpec(
             id="config",
-            start=lambda: Config(self.context, read, apply, self._give_up, marks=options.marks),
+            start=lambda: Config(self.context, read, apply, self._give_up, write=write, marks=options.marks),
             handle=self._config,
         )
 
@@ -562,7 +574,7 @@ class NodeRuntime:
             request_stop=self._stop_asked,
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
-            is_alive=self._root.is_alive,
+            check_health=self.check_health,
             held=self._held,
             rates=Rates(self._settings.limits.requests_per_minute),
             issuer=self._issuer,
@@ -606,6 +618,34 @@ class NodeRuntime:
             token_file=None if token_file is None else str(token_file),
             config_path=None if config is None else str(config),
         )
+
+    def _make_tracing(self) -> Tracing | None:
+        otlp = self._settings.telemetry.otlp
+        if otlp is None:
+            return None
+        try:
+            # Only here: a node without traces neither needs nor loads what makes them.
+            from mcpv_node.telemetry.tracing import Tracing, to_collector
+        except ImportError as error:
+            raise StartRefused(
+                f"telemetry.otlp needs more packages: pip install 'mcpv-node[otel]' ({error.name} is missing)"
+            ) from error
+        options = self._options
+        return Tracing(
+            to_collector(otlp.endpoint, otlp.headers),
+            clock=options.clock,
+            attributes={
+                "service.version": VERSION,
+                "service.instance.id": read_or_create_node_id(options.state_dir),
+            },
+            service_name=otlp.service_name,
+            sample_ratio=otlp.sample_ratio,
+        )
+
+    async def _close_tracing(self) -> None:
+        tracing, self._tracing = self._tracing, None
+        if tracing is not None and not await tracing.close():
+            logger.warning("the collector of traces did not take the last spans in time")
 
     def _tokens(self) -> tuple[TokenTable | None, Path | None]:
         try:

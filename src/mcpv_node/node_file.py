@@ -16,6 +16,9 @@ from typing import Any, cast
 FILE_NAME = "node.json"
 SOCKET_NAME = "node.sock"
 
+# The output of a node that was started in the background.
+LOG_NAME = "node.log"
+
 # It names the token's file and the socket: nobody else's business.
 _MODE = 0o600
 

@@ -21,6 +21,7 @@ from mcpv_node.actors.config import ReloadFailed
 from mcpv_node.actors.index_messages import ServersChanged
 from mcpv_node.actors.kernel import ActorError, Handle
 from mcpv_node.actors.server_type import (
+    RETRY_ADVICE,
     DrainNow,
     OperatorStart,
     Reconfigure,
@@ -75,6 +76,7 @@ class Reloading:
     groups: ServerGroups
     init: Handle[InitMessage]
     learning: Handle[LearningMessage]
+    doors: Sequence[Handle[ServersChanged]]  # where those are who see a part of the node
 
     async def apply(self, new: NodeSettings) -> Difference:
         """Bring `new` into effect and say what that changed; ReloadFailed when all is as it was."""
@@ -191,6 +193,8 @@ class Reloading:
         self.node.world.publish_servers(servers, difference.settings)
         for kind in KINDS:
             self.node.indexes[kind].tell(ServersChanged())
+        for door in self.doors:
+            door.tell(ServersChanged())
         self.node.clients.tell(ServersChanged())
         self.node.watches.tell(ServersChanged())
         self.learning.tell(Learn())
@@ -230,7 +234,8 @@ async def _shake_hand(running: RunningGroup) -> str | None:
     except ActorError as error:
         return f"{spec.name}: {error}"
     last = "".join(f"\n  {line}" for line in report.stderr[-5:])
-    return f"{spec.name}: {report.reason}{last}"
+    # It goes away again: there is nothing to retry.
+    return f"{spec.name}: {report.reason.removesuffix(RETRY_ADVICE)}{last}"
 
 
 def _key(group: ServerGroup) -> _GroupKey:

@@ -110,6 +110,17 @@ class NodeState(Struct, frozen=True, kw_only=True):
     config: ConfigState | None = None
 
 
+class TreePlace(Struct, frozen=True, kw_only=True):
+    """One place in the tree of actors, and what is below it: the body of `GET /api/v1/tree`."""
+
+    id: str
+    state: str
+    kind: str = ""
+    restarts: int = 0
+    since: str | None = None
+    children: tuple[TreePlace, ...] = ()
+
+
 class ListsReport(Struct, frozen=True, kw_only=True, rename="camel"):
     """What is known of one kind of a server's lists."""
 

@@ -11,7 +11,17 @@ from typing import Any
 
 from support.owners import Home, home, run, turns, until
 
-from mcpv_node.actors.config import Applied, Config, Rejected, Reload, ReloadFailed, ShowConfig
+from mcpv_node.actors.config import (
+    Applied,
+    Config,
+    EditConfig,
+    NotWritten,
+    Rejected,
+    Reload,
+    ReloadFailed,
+    ShowConfig,
+)
+from mcpv_node.actors.config_edits import Edit, NameTaken, RemoveEntry, Written
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.settings import (
     Change,
@@ -56,6 +66,13 @@ class Desk:
             file_marks([self.file]),
         )
 
+    def write(self, edit: Edit) -> Written:
+        if edit.name == "taken":
+            raise NameTaken("it is taken")
+        before = self.file.read_text()
+        self.file.write_text(before + edit.name)
+        return Written(self.file, before, before + edit.name)
+
     async def apply(self, settings: NodeSettings) -> Difference:
         self.applies.append(settings)
         await self.gate.wait()
@@ -87,7 +104,15 @@ async def desk(
         marks = file_marks([file])
 
         def make() -> Config:
-            return Config(at_home.context, it.read, it.apply, it.ends.append, marks=marks, look_every=SOON)
+            return Config(
+                at_home.context,
+                it.read,
+                it.apply,
+                it.ends.append,
+                write=it.write,
+                marks=marks,
+                look_every=SOON,
+            )
 
         it.config = await at_home.fill("config", make, restarts=restarts)
         yield it
@@ -259,3 +284,34 @@ def test_a_node_without_files_says_so(tmp_path: Path) -> None:
 
 def _only(text: str, said: Sequence[str]) -> bool:
     return len(said) == 1 and text in said[0]
+
+
+def test_an_edit_is_written_and_applied_one_after_the_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with desk(tmp_path) as it:
+            edits = [it.config.ask(EditConfig(RemoveEntry(name)), 10.0) for name in ("a", "taken", "b")]
+            first, taken, second = await asyncio.gather(*edits)
+
+            assert isinstance(first, Applied)
+            assert isinstance(second, Applied)
+            assert isinstance(taken, NotWritten)
+            assert it.file.read_text() == "1ab"
+
+    run(main())
+
+
+def test_an_edit_that_cannot_be_applied_is_taken_back_and_ends_nothing_not_even_a_strict_node(
+    tmp_path: Path,
+) -> None:
+    async def main() -> None:
+        async with desk(tmp_path, reload_mode="strict") as it:
+            it.outcomes.append(ReloadFailed("it does not start"))
+
+            answer = await it.config.ask(EditConfig(RemoveEntry("a")), 10.0)
+
+            assert answer == Rejected("it does not start")
+            assert it.file.read_text() == "1"
+            assert await it.problem() is None
+            assert it.ends == []
+
+    run(main())

@@ -23,7 +23,7 @@ from mcpv_node.actors.kernel import Deferred, Handle, LoopActor, answers, handle
 from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, LeaseKind, Refused, Release
 from mcpv_node.actors.snapshot import ServerView
 from mcpv_node.actors.watch_messages import NotWatching, Unwatch, UnwatchAll, Watch, Watching
-from mcpv_node.actors.watch_table import concerned, retry_delay
+from mcpv_node.actors.watch_table import Wishes, concerned, retry_delay
 from mcpv_node.actors.world import Server
 from mcpv_node.protocol import CallFailure, Capabilities, Reason, ServerHello
 from mcpv_node.settings import ServerName, ServerSpec, SpecKey
@@ -142,7 +142,8 @@ async def stage(folder: Path, *, strategy: Any = "stateless") -> AsyncIterator[S
         }
         at_home.context.world.publish_servers(MappingProxyType(servers))
         await on.start_instance()
-        await at_home.fill("watches", lambda: Watches(at_home.context), handle=on.watches, restarts=2)
+        wishes: Wishes = {}
+        await at_home.fill("watches", lambda: Watches(at_home.context, wishes), handle=on.watches, restarts=2)
         yield on
 
 
@@ -491,3 +492,42 @@ def test_pauses_double_and_have_a_longest(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(watch_table, "FIRST_RETRY", 0.25)
 
     assert [retry_delay(failures) for failures in (1, 2, 3, 9, 5000)] == [0.25, 0.5, 1.0, 60.0, 60.0]
+
+
+@pytest.mark.parametrize("deaths", [1, 2])
+def test_whoever_watches_does_so_after_any_number_of_deaths_of_their_owner(
+    tmp_path: Path, deaths: int
+) -> None:
+    async def scenario(on: Stage) -> None:
+        await on.watch(1, "a:1")
+        for _ in range(deaths):
+            before = on.watches.cell.incarnation
+            on.watches.kill("for a test")
+            await until(lambda before=before: on.watches.cell.incarnation > before and on.watches.is_alive())
+        await until(lambda: on.heard)
+
+        assert on.heard == [(1, "a:1", {"uri": "a:1"})]
+        assert len(on.type.held) == 1
+        on.update("a:1")
+        await until(lambda: len(on.heard) == 2)
+
+    at_stage(tmp_path, scenario)
+
+
+def test_what_was_not_agreed_to_when_its_owner_died_is_watched_by_who_asks_again_alone(
+    tmp_path: Path,
+) -> None:
+    async def scenario(on: Stage) -> None:
+        await on.start_instance(thinking=True)
+        watching = asyncio.get_running_loop().create_task(on.watch(1, "a:1"))
+        given_up = asyncio.get_running_loop().create_task(on.watch(2, "a:2"))
+        await until(lambda: on.newest.asked)
+        given_up.cancel()
+        await on.start_instance()
+
+        on.watches.kill("for a test")
+
+        assert await watching == Watching()
+        assert on.newest.told == {"a:1"}
+
+    at_stage(tmp_path, scenario)

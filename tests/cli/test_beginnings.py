@@ -50,7 +50,13 @@ def test_status_names_the_servers_that_are_not_up_and_when_the_next_try_is(shown
 
     at = next(number for number, line in enumerate(lines) if line.startswith("NOT UP"))
     assert lines[at + 1].split() == ["fs", "failed", "0", "of", "2", "2", "2026-01-31T09:08:09.006Z"]
-    assert len(lines) == at + 2
+    assert lines[at + 2 : at + 4] == ["", "node"]
+
+
+def test_status_draws_the_tree_and_gives_a_line_to_what_is_not_well(shown: Any) -> None:
+    out = shown("status")[1]
+
+    assert out.endswith("node\n├── guard, events\n├── store (2 restarts)\n└── config (suspended)\n")
 
 
 def test_a_node_that_does_not_say_is_shown_without(node: FakeNode, shown: Any) -> None:
@@ -158,4 +164,4 @@ def test_a_refresh_of_a_server_that_is_not_there_ends_1(node: FakeNode, shown: A
 
     code, _, err = shown("catalog", "refresh", "nfs")
 
-    assert (code, err) == (1, "mcpv-node: there is no server named nfs\n")
+    assert (code, err) == (1, "mcpv-node: there is no server named nfs; `mcpv-node servers` lists them\n")

@@ -212,8 +212,8 @@ def test_why_tells_what_could_not_be_read_and_how_to_read_it_again(node: FakeNod
     out = program("why", "fs")[1]
 
     assert "tools: 1 entry (live, stale), learnt at" in out
-    assert "  the last reading failed: tools/list was not answered in time\n" in out
-    assert "prompts: not known\n  the last reading failed: no luck\n" in out
+    assert "the last reading of its tools failed: tools/list was not answered in time\n" in out
+    assert "the last reading of its prompts failed: no luck\n" in out
     assert "mcpv-node catalog refresh fs" in out
 
 

@@ -347,7 +347,7 @@ def test_call_reads_its_arguments_from_stdin(
         ({"code": -32602, "message": "unknown tool"}, "mcpv-node tools"),
         (
             {"code": -31005, "message": "suspended", "data": {"reason": "suspended", "server": "fs"}},
-            "mcpv-node server retry fs",
+            "mcpv-node why fs",
         ),
         (
             {"code": -31007, "message": "it died", "data": {"reason": "instance_died", "server": "fs"}},

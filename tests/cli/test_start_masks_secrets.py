@@ -16,7 +16,7 @@ from mcpv_node.settings import load_settings, secret_values
 from mcpv_node.telemetry import Redactor
 
 loaded = load_settings(Path(sys.argv[1]), environ={})
-_configure_logging(loaded, None, Redactor(secret_values(loaded.settings)))
+_configure_logging(loaded, Path(sys.argv[1]).parent, None, Redactor(secret_values(loaded.settings)))
 logger.info("somebody says hunter2-and-more")
 """
 

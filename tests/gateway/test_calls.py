@@ -11,12 +11,15 @@ import pytest
 from msgspec import Raw
 from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run, until
 
+from mcpv_node.actors.callers import EMPTY_PROFILE
+from mcpv_node.actors.index_messages import ListsLearnt
 from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.snapshot import Learnt, Naming, Source, merge
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import CallReply, make_caller, perform_request
-from mcpv_node.protocol import CallFailure, Reason
-from mcpv_node.settings import ServerName, ServerSpec
+from mcpv_node.protocol import CallFailure, Capabilities, Listed, Reason, ServerHello
+from mcpv_node.settings import ServerName, ServerSpec, SpecKey
 
 CALLER = make_caller("somebody", None, conversation="session:1")
 
@@ -276,5 +279,47 @@ def test_progress_is_given_as_the_server_sent_it(tmp_path: Path) -> None:
             await make(node, "alpha_progress", port=Listening(seen))
 
         assert seen == [b'{"progressToken":77,"progress":1}', b'{"progressToken":77,"progress":2}']
+
+    run(main)
+
+
+MISMATCH = Answer(error=b'{"code":-32020,"message":"Mcp-Param-Region is missing"}')
+MODERN = ServerHello(version="2026-07-28", name="m", server_version="1", capabilities=Capabilities())
+
+
+def describe_anew(node: FakeNode, definition: bytes) -> None:
+    """Have alpha's echo listed with this definition, and nothing else."""
+    world = node.services.node.world
+    server = world.world.servers[ServerName("alpha")]
+    key = server.view.spec_key
+    learnt = Learnt(key, EMPTY_PROFILE, (Listed("echo", definition),), Source.LIVE)
+    snapshot = merge(
+        [server.view], {(key, EMPTY_PROFILE): learnt}, naming=Naming(), previous=world.world.tools
+    )
+    world.publish(snapshot)
+
+
+@pytest.mark.parametrize("is_described_anew", [True, False])
+def test_a_server_that_misses_a_header_has_its_tools_read_again_and_is_called_once_more_if_that_helps(
+    tmp_path: Path, is_described_anew: bool
+) -> None:
+    definition = b'{"name":"echo","inputSchema":{"type":"object"},"new":true}'
+
+    async def main() -> None:
+        async with fake_node(tmp_path, tools=("echo",)) as node:
+            alpha, index = node.instances["alpha"], node.indexes["tools"]
+            node.types["alpha"].hello = MODERN
+            alpha.next_answers = [MISMATCH, MISMATCH]
+            calling = asyncio.get_running_loop().create_task(make(node, "alpha_echo"))
+            await until(lambda: alpha.readings and index.waiting)
+            if is_described_anew:
+                describe_anew(node, definition)
+            index.waiting.pop().answer(ListsLearnt(SpecKey("key-alpha")))
+            error = error_of(await calling)
+
+        assert error["code"] == -32020
+        assert (alpha.readings, index.waiting) == (1, [])
+        given = [call.definition for call in alpha.calls]
+        assert given[1:] == ([definition] if is_described_anew else [])
 
     run(main)

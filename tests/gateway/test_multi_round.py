@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from mcpv_node.actors.leases import LeaseKind
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import CallReply, make_caller
 from mcpv_node.gateway.calls import CallControl, perform_call
-from mcpv_node.gateway.multi_round import MAX_ROUNDS
+from mcpv_node.gateway.multi_round import FIRST_PAUSE, LONGEST_PAUSE, MAX_ROUNDS, pause_after
 from mcpv_node.gateway.routing import Route, find_route
 from mcpv_node.protocol import Capabilities, ServerHello, parse_call
 from mcpv_node.settings import ServerName, ServerSpec
@@ -150,6 +151,37 @@ def test_a_state_alone_comes_back_without_a_question(tmp_path: Path) -> None:
 
         assert calling.client.asked == []
         assert calling.sent()[1]["requestState"] == "come back"
+
+    run(main)
+
+
+def test_the_pauses_after_states_alone_grow_to_a_bound() -> None:
+    pauses = [pause_after(times) for times in range(MAX_ROUNDS)]
+
+    assert pauses[:4] == [0.0, FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+    assert max(pauses) == pauses[-1] == LONGEST_PAUSE
+
+
+def test_a_server_that_gives_out_a_state_alone_is_not_called_again_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcpv_node.gateway.multi_round.FIRST_PAUSE", 1e6)
+    monkeypatch.setattr("mcpv_node.gateway.multi_round.LONGEST_PAUSE", 1e6)
+
+    async def main() -> None:
+        async with fake_node(tmp_path) as node:
+            calling = Calling(node, Client(), requires("come back"))
+            task = calling.start()
+            await until(lambda: LeaseKind.TASK in [one.kind for one in calling.type.acquired])
+            for _ in range(20):
+                await asyncio.sleep(0)
+            sent = len(calling.sent())
+            calling.control.cancel("the client cancelled")
+            with suppress(asyncio.CancelledError):
+                await task
+            await calling.all_is_released()
+
+        assert sent == 1
 
     run(main)
 

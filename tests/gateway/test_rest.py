@@ -135,6 +135,9 @@ def test_the_openapi_document_names_every_route(tmp_path: Path) -> None:
         "/api/v1/servers/{name}/retry",
         "/api/v1/catalog/{kind}",
         "/api/v1/servers/{name}/approve",
+        "/api/v1/servers/{name}/enable",
+        "/api/v1/servers/{name}/disable",
+        "/api/v1/servers/{name}/entry",
         "/api/v1/clients",
         "/api/v1/clients/{id}",
         "/api/v1/events",
@@ -280,7 +283,7 @@ def test_the_node_is_asked_to_stop(tmp_path: Path) -> None:
         ("GET", "/api/v1/servers/gamma", 404),
         ("POST", "/api/v1/servers/gamma/start", 404),
         ("GET", "/api/v1/nothing", 404),
-        ("DELETE", "/api/v1/servers/alpha", 405),
+        ("PUT", "/api/v1/servers/alpha", 405),
         ("POST", "/api/v1/servers/alpha/start?wait=-1", 400),
         ("POST", "/api/v1/servers/alpha/start?wait=soon", 400),
         ("GET", "/api/v1/catalog/tools?since=x", 400),
@@ -308,5 +311,20 @@ def test_a_server_that_cannot_answer_is_a_problem_with_its_reason(tmp_path: Path
 
         assert answer.status == 503
         assert answer.json()["reason"] == "stopping"
+
+    run(main)
+
+
+def test_a_server_that_cannot_answer_does_not_cost_the_others_their_places(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_rest(tmp_path) as (node, ask):
+            node.types["alpha"].cell.kill()
+            await until(lambda: node.types["alpha"].cell.actor is None)
+            answer = await ask("GET", "/api/v1/servers")
+
+        assert answer.status == 200
+        found = {one["name"]: one for one in answer.json()["servers"]}
+        assert found["alpha"]["reason"].startswith("its owner does not answer")
+        assert found["beta"]["reason"] == "because the test says so"
 
     run(main)

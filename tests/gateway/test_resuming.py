@@ -13,11 +13,12 @@ from support.doors import Stage, local, open_door
 from support.fake_servers import run, until
 from support.raw_http import RawClient, RawEvent, call, notification, request
 
-from mcpv_node.actors.instance.messages import Progressed
+from mcpv_node.actors.instance.messages import Asked, AskNumber, Progressed
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import TokenTable
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY, Authority
 from mcpv_node.gateway.outbox import STREAM_BYTES, STREAM_MESSAGES
+from mcpv_node.gateway.presence import Presence
 from mcpv_node.gateway.sessions import Expire, Session, SessionId, attach
 from mcpv_node.settings import ServerName
 
@@ -494,5 +495,78 @@ def test_many_streams_leave_nothing_running(tmp_path: Path) -> None:
                 assert what(await read_rest(client)) == [1, 2, ("answer", number)]
             await until(lambda: len(asyncio.all_tasks()) <= before)
             await client.close()
+
+    run(main)
+
+
+async def ask_in_call(stage: Stage) -> RawClient:
+    """A client in the middle of a call is asked something, and has read it."""
+    client = await RawClient.open(stage.url, capabilities={"elicitation": {}})
+    await start_slow_call(stage, client)
+    on_event = stage.node.instances["alpha"].calls[-1].on_event
+    assert on_event is not None
+    on_event(Asked(AskNumber(1), "elicitation/create", Raw(b'{"mode":"form"}')))
+    await client.connection.read_head()
+    [_, question] = await read_events(client, 2)
+    assert b"elicitation/create" in question.data
+    return client
+
+
+def test_a_client_that_leaves_while_it_is_asked_holds_its_slot_for_a_grace_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("mcpv_node.gateway.presence.RESUME_GRACE", 0.01)
+
+    async def main() -> None:
+        async with open_door(tmp_path) as stage:
+            client = await ask_in_call(stage)
+            answered = stage.node.instances["alpha"].answered
+
+            await client.close()
+            await until(lambda: answered)
+            await stage.finish_slow()
+            await until(lambda: stage.node.types["alpha"].ended)
+
+        assert [bytes(one.error or b"") for one in answered] == [
+            b'{"code":-32603,"message":"the client is not there any more"}'
+        ]
+
+    run(main)
+
+
+def test_a_client_that_comes_back_in_time_is_still_asked(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_door(tmp_path) as stage:
+            client = await ask_in_call(stage)
+            again = await client.beside(stage.url)
+
+            await client.close()
+            answer = {"jsonrpc": "2.0", "id": 1, "result": {"action": "accept"}}
+            assert (await again.post(answer)).status == 202
+            await until(lambda: stage.node.instances["alpha"].answered)
+            await stage.finish_slow()
+            await again.close()
+
+        [answered] = stage.node.instances["alpha"].answered
+        assert bytes(answered.result or b"") == b'{"action": "accept"}'
+
+    run(main)
+
+
+def test_who_came_back_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("mcpv_node.gateway.presence.RESUME_GRACE", 0.0)
+
+    async def main() -> None:
+        presence = Presence()
+        waiting = asyncio.get_running_loop().create_task(presence.wait_gone())
+
+        presence.left()
+        presence.came()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waiting.done()
+
+        presence.left()
+        await waiting
 
     run(main)

@@ -198,3 +198,39 @@ def test_what_the_client_cannot_answer_it_is_not_asked(
         assert wire.raw == []
 
     run(main)
+
+
+def test_a_question_is_withdrawn_when_nobody_is_left_who_could_answer() -> None:
+    async def main() -> None:
+        wire, questions, left = Wire(), Questions(), asyncio.Event()
+
+        async def gone() -> None:
+            await left.wait()
+
+        asking = await asked(questions.ask("roots/list", None, wire, gone))
+        left.set()
+        answer = await asking
+        questions.on_answer(Success(RawId(b"1"), Raw(b"{}")))
+
+        assert json.loads(bytes(answer.error or b""))["message"] == "the client is not there any more"
+        assert [one["method"] for one in wire.said] == ["roots/list", "notifications/cancelled"]
+
+    run(main)
+
+
+def test_who_answers_before_leaving_has_answered() -> None:
+    async def main() -> None:
+        wire, questions, left = Wire(), Questions(), asyncio.Event()
+
+        async def gone() -> None:
+            await left.wait()
+
+        asking = await asked(questions.ask("roots/list", None, wire, gone))
+        questions.on_answer(Success(RawId(b"1"), Raw(b"{}")))
+        left.set()
+
+        assert await asking == Answer(result=Raw(b"{}"))
+        assert [one["method"] for one in wire.said] == ["roots/list"]
+        assert len(asyncio.all_tasks()) == 1
+
+    run(main)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from msgspec import Raw
 from support.fake_servers import FakeNode, fake_node, make_settings, run, until
 from support.fakes import FakeClock
 
+from mcpv_node.actors.instance.messages import Asked, AskNumber
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import CountSessions, Sessions, SessionsMessage
-from mcpv_node.gateway.sessions import Expire, NotOpened, Open, Opened, Session, attach
+from mcpv_node.gateway.front import CallStep
+from mcpv_node.gateway.sessions import Close, Expire, NotOpened, Open, Opened, Session, attach
 from mcpv_node.protocol import RawId, Request
 from mcpv_node.settings import NodeLimits
 from mcpv_node.telemetry import EventKind
@@ -137,5 +140,50 @@ def test_the_end_of_the_table_ends_every_session_and_says_so(tmp_path: Path) -> 
         assert session.streams.standing.is_finished
         assert kinds == [EventKind.SESSION_OPENED, EventKind.SESSION_CLOSED]
         assert b'mcpv_sessions{door="http",era="legacy"} 0.0' in body
+
+    scenario(check, tmp_path)
+
+
+async def ask_its_client(node: FakeNode, session: Session) -> asyncio.Task[bytes | None]:
+    """Have the server of a call ask this session's client something."""
+    params = Raw(b'{"name":"alpha_slow","arguments":{}}')
+    step = session.front.receive(Request(RawId(b"7"), "tools/call", params))
+    assert isinstance(step, CallStep)
+    calling = asyncio.get_running_loop().create_task(
+        session.front.run_call(step, lambda _message, *, may_be_dropped: True)
+    )
+    alpha = node.instances["alpha"]
+    await until(lambda: alpha.calls)
+    on_event = alpha.calls[-1].on_event
+    assert on_event is not None
+    on_event(Asked(AskNumber(1), "roots/list", None))
+    return calling
+
+
+def test_the_end_of_a_session_is_told_to_the_servers_that_have_asked_its_client(tmp_path: Path) -> None:
+    async def check(node: FakeNode, table: Handle[SessionsMessage], _: FakeClock) -> None:
+        asked, other = await open_one(table), await open_one(table)
+        calling = await ask_its_client(node, asked)
+        alpha, beta = node.types["alpha"], node.types["beta"]
+
+        for session in (other, asked):
+            assert await table.ask(Close(session.id, "p", EVERYTHING), 5)
+
+        await until(lambda: alpha.gone)
+        await calling
+        assert alpha.gone == [alpha.acquired[0].caller.turn]
+        assert beta.gone == []
+
+    scenario(check, tmp_path)
+
+
+def test_a_node_that_stops_does_not_tell_its_servers_of_every_session(tmp_path: Path) -> None:
+    async def check(node: FakeNode, table: Handle[SessionsMessage], _: FakeClock) -> None:
+        calling = await ask_its_client(node, await open_one(table))
+
+        await node.stop(table)
+        await calling
+
+        assert node.types["alpha"].gone == []
 
     scenario(check, tmp_path)

@@ -20,7 +20,7 @@ BORDERS = frozenset({"transports", "store", "cluster"})
 ALIVE = frozenset({"actors", *BORDERS, *BOTTOM})
 
 # Small modules of the standard library only, which say what the whole package shares.
-SHARED = frozenset({"version"})
+SHARED = frozenset({"version", "secret_names"})
 
 # What a folder (or a module directly in the package) may import of the package, itself apart.
 MAY_IMPORT: dict[str, frozenset[str]] = {
@@ -68,6 +68,7 @@ MAY_IMPORT: dict[str, frozenset[str]] = {
     "serving": frozenset({"node", "node_file"}),
     "state_dir": frozenset(),
     "version": frozenset(),
+    "secret_names": frozenset(),
     # The package's public names come from embedding; the program's from cli.
     "__init__": frozenset({"embedding"}),
     "__main__": frozenset({"cli"}),
@@ -108,6 +109,8 @@ ENTRANCES: dict[str, tuple[str, ...]] = {
     "click": ("cli/",),
     "rich": ("cli/",),
     "prometheus_client": ("telemetry/metrics.py",),
+    # Traces, where they are configured.
+    "opentelemetry": ("telemetry/tracing.py",),
     "cryptography": ("protocol/sealed.py",),
     # Tokens of an authorization server, where one is configured.
     "jwt": ("gateway/issuer.py", "gateway/issuer_keys.py"),

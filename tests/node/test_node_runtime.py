@@ -21,7 +21,7 @@ from support.processes import group_members
 from mcpv_node import node as composition
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.events import RecentEvents
-from mcpv_node.actors.kernel import Health
+from mcpv_node.actors.kernel import Handle, Health, Shutdown
 from mcpv_node.actors.status import ShowLearning
 from mcpv_node.actors.world import EVERYTHING
 from mcpv_node.gateway import TreeData, perform_request
@@ -234,6 +234,20 @@ def test_a_crash_inside_is_counted_and_told_and_the_node_goes_on(tmp_path: Path)
             assert ("actor_restarted", "index-tools") in kinds
             assert 'mcpv_actor_restarts_total{actor="Index"} 1.0' in node.metrics.exposition()[0].decode()
             assert await get(file.http, "/readyz") == 200
+
+    run(main)
+
+
+def test_a_message_to_an_actor_that_has_ended_is_counted_by_its_class(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with running(options(tmp_path)) as (node, _file):
+            gone = Handle[Any].create(node.system, "gone")
+            gone.cell.close(Shutdown())
+            gone.tell("anybody there?")
+
+            (kind,) = node.system.dead_letters
+            counted = f'mcpv_dead_letters_total{{actor="{kind}"}} 1.0'
+            assert counted in node.metrics.exposition()[0].decode()
 
     run(main)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -16,12 +17,15 @@ from support.nodes import BadServer
 from support.processes import alive, group_members
 from support.raw_http import RawClient, RawConnection, request
 
-from mcpv_node.actors.kernel import Cell
+from mcpv_node.actors.kernel import Cell, Handle
 from mcpv_node.node import NodeRuntime
 from mcpv_node.settings import ServerName
 from mcpv_node.supervisors.keeper import ChildKeeper
 
 LONG = 600
+
+# More than a group and its server type may have between them.
+MANY_DEATHS = 100
 
 # Those whose death nobody outside must notice at all.
 UNNOTICED = (
@@ -265,5 +269,54 @@ def test_a_guard_process_that_dies_is_replaced_while_servers_run(tmp_path: Path)
             assert await it.text("pid") == pid
             ledger = [json.loads(line) for line in (tmp_path / "state/ledger.jsonl").read_text().splitlines()]
             assert pid in {str(line["pid"]) for line in ledger if line["event"] == "started"}
+
+    run(main)
+
+
+async def give_up(it: Inside) -> Handle[Any]:
+    """Have the server type die until its group has given up; return its handle."""
+    handle = it.node.context.world.world.servers[ServerName("inner")].handle
+    for _ in range(MANY_DEATHS):
+        if handle.cell.kind == "SuspendedServer" and handle.is_alive():
+            return handle
+        handle.kill("for a test")
+        await until(handle.is_alive)
+    raise AssertionError("its group does not give up")
+
+
+def test_a_group_that_gave_up_is_shown_as_suspended_and_a_retry_brings_it_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with inside(tmp_path) as it:
+            pid = int(await it.text("pid"))
+            rest = await RawConnection.open(it.url)
+            headers = {"Authorization": f"Bearer {it.client.token}"}
+            while (await rest.ask("GET", "/api/v1/node", headers)).status == 503:  # noqa: ASYNC110  (it is loaded late)
+                await asyncio.sleep(0.005)
+            await give_up(it)
+
+            refused = await it.call("pid")
+            listed = (await rest.ask("GET", "/api/v1/servers", headers)).json()["servers"]
+            retried = await rest.ask("POST", "/api/v1/servers/inner/retry", headers)
+            second = int(await it.text("pid"))
+            await rest.close()
+
+            assert refused["error"]["data"]["reason"] == "suspended"
+            assert "for a test" in refused["error"]["message"]
+            assert [one["state"] for one in listed] == ["suspended"]
+            assert listed[0]["reason"] == ("its group gave up: for a test; `server retry` tries again")
+            assert retried.status == 202
+            assert retried.json()["state"] != "suspended"
+            assert second != pid
+            assert not group_members(pid)
+
+    run(main)
+
+
+def test_a_node_stops_with_a_group_that_gave_up(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with inside(tmp_path) as it:
+            handle = await give_up(it)
+
+        assert not handle.is_alive()
 
     run(main)

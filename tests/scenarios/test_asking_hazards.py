@@ -147,6 +147,21 @@ def test_a_session_that_ends_while_it_is_asked_leaves_nothing_busy(tmp_path: Pat
 
 
 @BACKS
+def test_an_instance_that_was_one_sessions_alone_ends_with_it(tmp_path: Path, back: str) -> None:
+    with asking_node(tmp_path, back, idleSeconds=600) as (node, _server), able(node) as session:
+        asked = call(session, "ask_ask", method="roots/list")
+        asked.answer(asked.question(), {"roots": []})
+        asked.text()
+        assert len(node.why("ask")["instances"]) == 1
+
+        ended = node.send("DELETE", "/mcp", b"", {"Mcp-Session-Id": str(session.id)})
+        assert ended.response.status == 204
+        ended.hang_up()
+
+        assert wait_until(lambda: node.why("ask")["instances"] == [])
+
+
+@BACKS
 def test_a_client_that_hangs_up_may_come_back_and_answer(tmp_path: Path, back: str) -> None:
     with asking_node(tmp_path, back) as (node, server), able(node) as session:
         exchange = session.call("ask_ask", {"method": "elicitation/create", "params": FORM})

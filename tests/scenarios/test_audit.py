@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.nodes import BadServer, NodeFailed, running_node, start_node
+from support.nodes import STOP_TIMEOUT, BadServer, NodeFailed, running_node, start_node
 
 
 def audit_of(path: Path) -> list[dict[str, Any]]:
@@ -59,3 +59,33 @@ def test_a_place_where_no_audit_can_be_written_refuses_the_start(tmp_path: Path)
 
     with pytest.raises(NodeFailed, match=r"audit\.jsonl"):
         start_node(tmp_path, [], log={"audit": "audit.jsonl"})
+
+
+def test_who_was_turned_away_and_what_an_operator_ordered_is_in_it(tmp_path: Path) -> None:
+    server = BadServer(tmp_path, "bad")
+    path = tmp_path / "audit.jsonl"
+    with running_node(tmp_path, [server.entry()], log={"audit": "audit.jsonl"}) as node:
+        node.get("servers")
+        for method, where, headers in (
+            ("POST", "/mcp", {"Authorization": "Bearer wrong-and-private"}),
+            ("GET", "/api/v1/node", {"Origin": "http://elsewhere.test"}),
+            ("POST", "/api/v1/servers/bad/stop", {}),
+            ("POST", "/api/v1/servers/nothing/start", {}),
+            ("POST", "/api/v1/node/stop", {}),
+        ):
+            node.send(method, where, b"", headers).hang_up()
+        assert node.process.wait(STOP_TIMEOUT) == 0
+
+    lines = [
+        (line["principal"], line["method"], line["name"], line["server"], line["outcome"])
+        for line in audit_of(path)
+    ]
+    assert lines == [
+        ("", "POST", "/mcp", "", "unauthorized"),
+        ("", "GET", "/api/v1/node", "", "forbidden"),
+        ("default", "POST", "/api/v1/servers/bad/stop", "bad", "ok"),
+        ("default", "POST", "/api/v1/servers/nothing/start", "nothing", "http_404"),
+        ("default", "POST", "/api/v1/node/stop", "", "ok"),
+    ]
+    assert {line["client"] for line in audit_of(path)} == {"127.0.0.1"}
+    assert "private" not in path.read_text()

@@ -342,6 +342,40 @@ def test_a_client_that_stays_sees_what_its_profile_shows_now(tmp_path: Path, one
     assert hidden["error"]["code"] == -32602
 
 
+def test_a_session_lives_on_when_its_profile_is_edited_and_hears_that_its_lists_are_others(
+    tmp_path: Path, one: BadServer
+) -> None:
+    folder = tmp_path / "node.yaml"
+    (folder / "profiles").mkdir(parents=True)
+    (folder / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
+    quiet = folder / "profiles" / "quiet.yaml"
+    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    with ended_at_last(start_node_as_configured(tmp_path)) as node:
+        node.until_learnt(["one"])
+        with node.session("/mcp/profile/quiet") as session, node.session() as other:
+            stream = session.listen()
+            pid = session.text("one_pid")
+            quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo"]}}))
+            reload(node)
+            news = json.loads(next(stream.messages()))
+            narrowed = session.tools()
+            hidden = session.call("one_pid").failure()
+            quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+            reload(node)
+            again = session.text("one_pid")
+            quiet.unlink()
+            reload(node)
+            gone = session.request("ping").response.status
+
+            assert other.text("one_pid") == pid
+
+    assert news["method"] == "notifications/tools/list_changed"
+    assert narrowed == ["one_echo"]
+    assert hidden["code"] == -32602
+    assert again == pid
+    assert gone == 404
+
+
 def test_an_operators_stop_is_over_when_the_entry_is_edited(tmp_path: Path, one: BadServer) -> None:
     with running_node(tmp_path, [one.entry()]) as node, node.session() as session:
         node.until_learnt(["one"])

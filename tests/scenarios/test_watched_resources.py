@@ -114,6 +114,27 @@ def test_clients_hear_of_a_resource_until_they_leave_and_after_its_server_was_ki
         asyncio.run(scenario(node))
 
 
+def test_a_subscription_that_its_server_ended_is_opened_again(tmp_path: Path) -> None:
+    _, uri, tool, arguments = SERVERS["modern"]
+
+    async def scenario(node: Node) -> None:
+        async with listener(node) as one:
+            await one.client.subscribe_resource(uri)
+            pids = node.pids("modern")
+
+            await one.client.call_tool("modern_hang_up", {})
+            # It may have missed one: it hears once, when the subscription stands again.
+            await until(lambda: len(one.heard) == 1)
+            await one.client.call_tool(tool, arguments)
+            await until(lambda: len(one.heard) == 2)
+
+            assert node.pids("modern") == pids
+
+    with running_node(tmp_path, [entry("modern")]) as node:
+        node.until_learnt(["modern"])
+        asyncio.run(scenario(node))
+
+
 def test_a_server_is_asked_once_for_what_many_watch_and_kept_only_as_long_as_somebody_does(
     tmp_path: Path,
 ) -> None:

@@ -97,6 +97,8 @@ def test_no_secret_is_shown(tmp_path: Path) -> None:
         ("-e HOME", "-e HOME"),
         ("GITHUB_TOKEN=s3cret", "GITHUB_TOKEN=***"),
         ("MODE=fast --path=/x", "MODE=fast --path=/x"),
+        ("PATH=/bin --author me --max-tokens 4096 --token-file /run/t", None),
+        ("--passphrase s3cret --cookie=s3cret", "--passphrase *** --cookie=***"),
         ("postgres://u:s3cret@db/x?p=s3cret", "postgres://***@db/x?***"),
         ("--dsn=redis://:s3cret@db", "--dsn=redis://***@db"),
         ("ghp_0123456789abcdefs3cret", "***"),

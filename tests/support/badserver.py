@@ -37,6 +37,7 @@ Others
                               "PID grandchild PID", "PID initialize", "PID call TOOL", "PID cancelled ID"
   PING_BLOCK                  never answer `ping`
   LOG_PINGS                   the log says "PID ping" at each ping from the client
+  LOG_META                    the log says "PID meta JSON" at each tools/call: its `_meta`
   ECHO_PING                   send `ping` to the client after the handshake; the log says "PID pong"
 
 Tools (all answer with text)
@@ -186,6 +187,8 @@ class Server:
         elif method == "tools/list":
             self.list_tools(request, params)
         elif method == "tools/call":
+            if switch("LOG_META"):
+                log("meta", json.dumps(params.get("_meta", {}), separators=(",", ":")))
             # Known before the thread runs: its cancellation may be the very next line.
             self.cancelled[json.dumps(request)] = threading.Event()
             threading.Thread(target=self.call, args=(request, params), daemon=True).start()

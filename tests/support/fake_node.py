@@ -66,6 +66,24 @@ CATALOG: dict[str, Any] = {
 }
 
 
+TREE: dict[str, Any] = {
+    "id": "node",
+    "kind": "Supervisor",
+    "state": "running",
+    "restarts": 0,
+    "since": "2026-01-31T09:08:07.006Z",
+    "children": [
+        {"id": name, "kind": name.title(), "state": state, "restarts": restarts, "children": []}
+        | {"since": "2026-01-31T09:08:07.006Z"}
+        for name, state, restarts in (
+            ("guard", "running", 0),
+            ("events", "running", 0),
+            ("store", "running", 2),
+            ("config", "suspended", 0),
+        )
+    ],
+}
+
 LEARNING: dict[str, Any] = {
     "mode": "metadata",
     "state": "running",
@@ -181,6 +199,7 @@ def running_fake_node(state_dir: Path, *, pid: int | None = None) -> Iterator[Fa
         state_dir=state_dir,
         replies={
             "GET /api/v1/node": [ok({"pid": file.pid, "version": "9.9.9", "ready": True})],
+            "GET /api/v1/tree": [ok(TREE)],
             "GET /api/v1/servers": [ok([REPORT])],
             "GET /api/v1/servers/fs": [ok(REPORT)],
             "GET /api/v1/catalog/tools": [ok(CATALOG)],

@@ -26,9 +26,11 @@ from mcpv_node.actors.clients import Clients, ClientsMessage
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import (
     Approve,
+    AwaitLists,
     DescribeLists,
     Join,
     Leave,
+    ListsLearnt,
     ListsReport,
     SnapshotChanged,
 )
@@ -41,12 +43,14 @@ from mcpv_node.actors.instance.messages import (
     CallFailed,
     CancelCall,
     Progressed,
+    ReadLists,
     WatchResources,
 )
 from mcpv_node.actors.kernel import (
     ActorSystem,
     Deferred,
     Handle,
+    HealthCheck,
     KernelActor,
     LoopActor,
     answers,
@@ -56,6 +60,7 @@ from mcpv_node.actors.leases import Acquire, InstanceId, Lease, LeaseId, Refused
 from mcpv_node.actors.server_type.messages import (
     CallCounts,
     CallEnded,
+    ClientGone,
     OperatorStart,
     OperatorStop,
     Retry,
@@ -104,6 +109,9 @@ from mcpv_node.telemetry.metrics import Metrics
 
 # Far more than any step of a test needs; a test that waits this long has failed.
 BOUND = 20.0
+
+# An actor that a test has hang is waited for this long.
+HEALTH_BOUND = 1.0
 
 # libuv opens a pipe for signals with a process's first loop and keeps it: here, before anybody counts.
 uvloop.new_event_loop().close()
@@ -167,6 +175,7 @@ class FakeInstance(LoopActor[None]):
         self._asking: tuple[Call, Deferred[Answer | CallFailed], set[AskNumber]] | None = None
         self.watched: list[frozenset[str]] = []
         self.watch_answer = Answer(result=b"{}")
+        self.readings = 0  # how often its lists were to be read
 
     @answers(Call)
     def _on_call(self, call: Call) -> Answer | CallFailed | Deferred[Answer | CallFailed]:
@@ -226,7 +235,8 @@ class FakeInstance(LoopActor[None]):
     @handles(AnswerAsk)
     def _on_answer(self, message: AnswerAsk) -> None:
         self.answered.append(message.answer)
-        assert self._asking is not None
+        if self._asking is None:
+            return  # the test has asked
         call, deferred, numbers = self._asking
         numbers.discard(message.number)
         if not numbers and not self.stays_silent:
@@ -236,6 +246,10 @@ class FakeInstance(LoopActor[None]):
     def _on_watch(self, request: WatchResources) -> Answer:
         self.watched.append(request.uris)
         return self.watch_answer
+
+    @handles(ReadLists)
+    def _on_read_lists(self, _: ReadLists) -> None:
+        self.readings += 1
 
     @handles(CancelCall)
     def _on_cancel(self, message: CancelCall) -> None:
@@ -267,6 +281,7 @@ class FakeServerType(LoopActor[None]):
         self.acquired: list[Acquire] = []
         self.released: list[LeaseId] = []
         self.ended: list[bool] = []
+        self.gone: list[str] = []  # the clients that will not come back
         self.parked: list[Deferred[Lease | Refused]] = []
         self.unsettled: list[Deferred[ServerState]] | None = None
 
@@ -290,6 +305,10 @@ class FakeServerType(LoopActor[None]):
     @handles(CallEnded)
     def _on_call_ended(self, message: CallEnded) -> None:
         self.ended.append(message.ok)
+
+    @handles(ClientGone)
+    def _on_client_gone(self, message: ClientGone) -> None:
+        self.gone.append(message.client)
 
     @answers(OperatorStart)
     def _on_start_order(self, _: OperatorStart) -> ServerState:
@@ -401,10 +420,17 @@ class FakeIndex(LoopActor[None]):
     def __init__(self) -> None:
         super().__init__()
         self.approved: list[Approve] = []
+        self.waiting: list[Deferred[ListsLearnt]] = []  # for the next reading
 
     @answers(DescribeLists)
     def _on_describe(self, _: DescribeLists) -> ListsReport:
         return ListsReport(learnt=True, entries=2, learnt_at="2026-01-31T09:08:07.006Z", source="cache")
+
+    @answers(AwaitLists)
+    def _on_await_lists(self, _: AwaitLists) -> Deferred[ListsLearnt]:
+        deferred: Deferred[ListsLearnt] = self.defer()
+        self.waiting.append(deferred)
+        return deferred
 
     @answers(Approve)
     def _on_approve(self, request: Approve) -> tuple[str, ...]:
@@ -502,7 +528,7 @@ async def fake_node(
         beginnings=FakeBeginnings.__new__(FakeBeginnings),
         indexes={kind: FakeIndex() for kind in KINDS},
         stops_requested=[],
-        health={"ready": True, "alive": True},
+        health={"ready": True},
     )
     node.subscribers, node.events, node.beginnings = FakeSubscribers(), FakeEvents(), FakeBeginnings()
     subscribers = await node.start(node.subscribers, "subscribers")
@@ -550,7 +576,7 @@ async def fake_node(
     )
     clients.cell.start(Clients(context))
     node.cells.append(clients)
-    watches.cell.start(Watches(context))
+    watches.cell.start(Watches(context, {}))
     node.cells.append(watches)
     open_tasks = await node.start(OpenTasks(context), "tasks")
     load: Counter[str] = Counter()
@@ -577,7 +603,7 @@ async def fake_node(
         request_stop=lambda: node.stops_requested.append(True),
         on_sessions=lambda _door, _count: None,
         is_ready=lambda: node.health["ready"],
-        is_alive=lambda: node.health["alive"],
+        check_health=HealthCheck(system, bound=HEALTH_BOUND).check,
         held=held_calls,
         load=load,
         **{"rates": Rates(settings.limits.requests_per_minute), **more},

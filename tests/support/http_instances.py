@@ -9,6 +9,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -34,6 +35,7 @@ from mcpv_node.actors.leases import InstanceId, LeaseId, new_lease_id
 from mcpv_node.actors.server_type.facts import Lane
 from mcpv_node.settings import NodeLimits, NodeSettings, ServerName, ServerSpec, SpecKey
 from mcpv_node.telemetry import SystemClock
+from mcpv_node.telemetry.tracing import Tracing
 
 T = TypeVar("T")
 Json = dict[str, Any]
@@ -143,9 +145,11 @@ class HttpOne:
         caller: Caller = CALLER,
         log_level: str | None = None,
         definition: bytes | None = None,
+        meta: Json | None = None,
         **arguments: object,
     ) -> asyncio.Task[Answer | CallFailed]:
-        params = msgspec.json.encode({"name": "prefixed_echo", "arguments": arguments})
+        said = {} if meta is None else {"_meta": meta}
+        params = msgspec.json.encode({"name": "prefixed_echo", "arguments": arguments, **said})
         request = Call(
             lease or new_lease_id(),
             caller,
@@ -173,6 +177,7 @@ async def http_instance(
     profile: ClientProfile = EMPTY_PROFILE,
     may_probe: bool = True,
     limits: NodeLimits | None = None,
+    tracing: Tracing | None = None,
     **settings: Any,
 ) -> AsyncIterator[HttpOne]:
     """Start an instance of the server that `script` plays, or of the one at `url`."""
@@ -190,7 +195,7 @@ async def http_instance(
             await at_home.fill(
                 "instance",
                 lambda: HttpInstance(
-                    at_home.context,
+                    replace(at_home.context, tracing=tracing),
                     spec=spec,
                     spec_key=KEY,
                     instance_id=InstanceId("far-1"),

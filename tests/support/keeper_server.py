@@ -9,6 +9,7 @@ Standard library only. It answers one request after the other, ends with its std
 Tools (all answer with text)
   touch(uri)       says that a resource has changed, if it is subscribed to
   subscribed()     the URIs that are subscribed to, as JSON
+  hang_up()        ends every subscription of the modern era
   pid()            its process id
   work(ttl)        runs as a task alone: it works until `finish` names it; `ttl` in milliseconds
   finish(task)     completes a task: "t-1" is the first one; says so in a notification
@@ -40,6 +41,7 @@ def tool(name: str, *, task: str | None = None, **properties: str) -> Json:
 TOOLS = [
     tool("touch", uri="string"),
     tool("subscribed"),
+    tool("hang_up"),
     tool("pid"),
     tool("work", task="required", ttl="integer"),
     tool("finish", task="forbidden", id="string"),
@@ -186,6 +188,11 @@ class Server:
             case "touch":
                 self.touch(arguments["uri"])
                 return text("touched")
+            case "hang_up":
+                for request in list(self.listening):
+                    del self.listening[request]
+                    self.send({"id": request, "result": complete({})})
+                return text("hung up")
             case "subscribed":
                 return text(json.dumps(sorted(self.subscribed)))
             case "pid":

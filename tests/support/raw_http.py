@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -134,11 +135,16 @@ class RawClient:
 
     @classmethod
     async def open(
-        cls, url: str, path: str = "/mcp", token: str | None = None, version: str = "2025-11-25"
+        cls,
+        url: str,
+        path: str = "/mcp",
+        token: str | None = None,
+        version: str = "2025-11-25",
+        capabilities: Mapping[str, Any] | None = None,
     ) -> RawClient:
         """Connect and shake hands."""
         client = cls(await RawConnection.open(url), path, token)
-        answer = await client.post(initialize(version=version))
+        answer = await client.post(initialize(version=version, capabilities=capabilities))
         assert answer.status == 200, answer
         client.session = answer.headers["mcp-session-id"]
         assert (await client.post({"jsonrpc": "2.0", "method": "notifications/initialized"})).status == 202
@@ -177,7 +183,9 @@ class RawClient:
         await self.connection.close()
 
 
-def initialize(id: object = 0, version: str = "2025-11-25") -> dict[str, Any]:
+def initialize(
+    id: object = 0, version: str = "2025-11-25", capabilities: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
     """The first request of a session."""
     return {
         "jsonrpc": "2.0",
@@ -185,7 +193,7 @@ def initialize(id: object = 0, version: str = "2025-11-25") -> dict[str, Any]:
         "method": "initialize",
         "params": {
             "protocolVersion": version,
-            "capabilities": {},
+            "capabilities": capabilities or {},
             "clientInfo": {"name": "raw", "version": "1"},
         },
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ from loguru import logger
 from support.fakes import BEGINNING
 
 from mcpv_node.telemetry import Event, EventKind
-from mcpv_node.telemetry.logs import configure_logging, log_event
+from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging, log_event
 from mcpv_node.telemetry.redaction import Redactor, redact
 
 
@@ -174,6 +175,98 @@ def test_file_gets_json_and_is_private(tmp_path: Path) -> None:
 
     assert json.loads(file.read_text())["message"] == "hello"
     assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_file_begins_anew_at_its_size_and_so_many_former_ones_stay(tmp_path: Path) -> None:
+    file = tmp_path / "node.log"
+    configure_logging("info", file=file, rotate_mb=1, keep=2, sink=io.StringIO())
+
+    for number in range(9):
+        logger.info("{} {}", number, "x" * 600_000)
+    logger.remove()
+
+    files = sorted(tmp_path.iterdir())
+    assert len(files) == 3
+    assert all(one.stat().st_size < 2 * MEGABYTE for one in files)
+    assert {one.stat().st_mode & 0o777 for one in files} == {0o600}
+    assert json.loads(file.read_text().splitlines()[-1])["message"].startswith("8 ")
+
+
+WRITES_MUCH = """
+import sys
+from pathlib import Path
+from mcpv_node.telemetry.logs import OwnOutput, configure_logging
+from loguru import logger
+configure_logging("info", sink=OwnOutput.at(Path(sys.argv[1]), 10_000))
+for number in range(200):
+    logger.info("line {}", number)
+print("said last", flush=True)
+"""
+
+
+def write_much(path: Path) -> None:
+    """Have a process of its own write more than `path`, its stdout and stderr, is to hold."""
+    with path.open("ab") as output:
+        subprocess.run(
+            [sys.executable, "-c", WRITES_MUCH, str(path)], stdout=output, stderr=output, check=True
+        )
+
+
+def test_a_process_that_writes_to_its_own_log_bounds_it_and_loses_no_line_of_the_last(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+
+    write_much(path)
+
+    former = Path(f"{path}.1")
+    *lines, last = path.read_text().splitlines()
+    numbers = [
+        int(json.loads(line)["message"].split()[1]) for line in (*former.read_text().splitlines(), *lines)
+    ]
+    assert numbers == list(range(numbers[0], 200))
+    assert last == "said last"
+    assert former.stat().st_size <= 10_000
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+MOVES_IT_MEANWHILE = """
+import os, sys
+from pathlib import Path
+from mcpv_node.telemetry.logs import OwnOutput, configure_logging
+from loguru import logger
+path = Path(sys.argv[1])
+configure_logging("info", sink=OwnOutput.at(path, 10_000))
+logger.info("before")
+os.replace(path, f"{path}.1")
+logger.info("after")
+"""
+
+
+def test_a_log_that_somebody_else_has_begun_anew_is_followed(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+
+    with path.open("ab") as output:
+        subprocess.run(
+            [sys.executable, "-c", MOVES_IT_MEANWHILE, str(path)], stdout=output, stderr=output, check=True
+        )
+
+    assert [json.loads(line)["message"] for line in path.read_text().splitlines()] == ["after"]
+
+
+def test_a_log_that_cannot_begin_anew_goes_on(tmp_path: Path) -> None:
+    path = tmp_path / "node.log"
+    Path(f"{path}.1").mkdir()
+
+    write_much(path)
+
+    assert len(path.read_text().splitlines()) == 201
+
+
+def test_a_file_that_is_not_this_process_s_own_is_left_alone(tmp_path: Path) -> None:
+    other = tmp_path / "node.log"
+    other.touch()
+
+    assert OwnOutput.at(other, 10) is None
+    assert OwnOutput.at(tmp_path / "missing", 10) is None
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ VERBS = (
     "catalog",
     "reload",
     "logs",
+    "diagnose",
     "top",
     "stop",
     "service",
@@ -62,7 +63,14 @@ class VerbGroup(click.Group):
 @click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @common_options
 def group() -> None:
-    """One place that owns your MCP servers."""
+    """One place that owns your MCP servers.
+
+    \b
+      mcpv-node start                 run it, with two small servers to try
+      mcpv-node import FILE --write   take over the servers of an MCP client
+      mcpv-node status                how it stands
+      mcpv-node why NAME              why a server is as it is, and what to do
+    """
 
 
 @click.command(
@@ -88,7 +96,9 @@ def main(arguments: list[str]) -> int:
     """Run the command that `arguments` name; return its exit code."""
     as_json = "--json" in arguments
     try:
-        result: Any = group.main(arguments, prog_name=PROGRAM, standalone_mode=False)
+        # None: on a terminal, and nowhere else.
+        colour = False if os.environ.get("NO_COLOR") else None
+        result: Any = group.main(arguments, prog_name=PROGRAM, standalone_mode=False, color=colour)
         sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.format_message(), err=True)
@@ -107,13 +117,19 @@ def main(arguments: list[str]) -> int:
         _say(failure.message, as_json=as_json, **failure.details)
         return failure.code
     except ClientError as error:
-        _say(str(error), as_json=as_json, **_details(error))
+        _say(str(error) + ("" if as_json else _next_step(error)), as_json=as_json, **_details(error))
         return UNREACHABLE if isinstance(error, NodeUnreachable) else FAILED
     except BrokenPipeError:
         # Whoever read us has enough. Python would complain again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
     return result if isinstance(result, int) else OK
+
+
+def _next_step(error: ClientError) -> str:
+    """What to do about a name that the node does not know."""
+    is_unknown = isinstance(error, NodeRefused) and error.status == 404 and "no server" in str(error)
+    return "; `mcpv-node servers` lists them" if is_unknown else ""
 
 
 def _details(error: ClientError) -> dict[str, Any]:

@@ -27,6 +27,9 @@ def describe_learning(learning: Learning) -> str:
         text += f", {learning.failed} failed"
     if learning.current:
         text += f"; learning {', '.join(learning.current)}"
+    elif learning.state == "running":
+        waiting = [one.server for one in learning.outcomes if one.state != "learnt"]
+        text += f"; waiting for {', '.join(waiting)}" if waiting else ""
     return text
 
 
@@ -56,8 +59,8 @@ def print_failed(outcomes: Sequence[LearningOutcome]) -> None:
 
 
 def print_init(servers: Sequence[InitReport]) -> None:
-    """Print the servers that are not what they should be; none is no output."""
-    late = [one for one in servers if one.state != "ready"]
+    """Print the servers that have fewer instances than they should; none is no output."""
+    late = [one for one in servers if one.state != "ready" and one.target]
     if not late:
         return
     click.echo()

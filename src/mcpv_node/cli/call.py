@@ -16,7 +16,7 @@ from .output import clean_text, print_body
 
 # What to do next, for the errors a node gives itself.
 _ADVICE = {
-    "suspended": "`mcpv-node why {server}` says why, `mcpv-node server retry {server}` tries again",
+    "suspended": "`mcpv-node why {server}` says what to do",
     "backing_off": "`mcpv-node why {server}` says when it is tried again",
     "start_failed": "`mcpv-node why {server}` shows what it wrote",
     "instance_died": "`mcpv-node why {server}` shows how it ended",
@@ -24,7 +24,7 @@ _ADVICE = {
 }
 
 
-@click.command("call")
+@click.command("call", short_help="Call a tool and print what it answers.")
 @click.argument("tool")
 @click.option(
     "--args",
@@ -35,7 +35,13 @@ _ADVICE = {
 )
 @common_options
 def command(tool: str, arguments: str) -> int:
-    """Call TOOL and print the text it answers; ends 1 when the tool reports an error."""
+    """Call TOOL and print the text it answers; ends 1 when the tool reports an error.
+
+    \b
+      mcpv-node call clock_now
+      mcpv-node call clock_now --args '{"tz": "UTC"}'
+      mcpv-node call notes_add --args @note.json
+    """
     parsed = parse_arguments(_read_arguments(arguments))
     client = connect()
     try:
@@ -86,7 +92,7 @@ def _explain(tool: str, refusal: CallRefused) -> str:
     advice = _ADVICE.get(str(data.get("reason")), "")
     # JSON-RPC's "invalid params": no such tool, or none we may see.
     if refusal.code == -32602:
-        advice = "`mcpv-node tools` lists what there is"
+        advice = "`mcpv-node tools` lists what there is, `mcpv-node status` which servers are not known yet"
     told = advice.format(server=data.get("server", "SERVER"))
     return f"{tool}: {refusal.message}" + (f"; {told}" if told else "")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import click
 
@@ -12,16 +13,22 @@ from mcpv_node.reports import Catalog, CatalogEntry, Learning
 from .beginnings import print_failed, print_learning
 from .common import CommandFailed, common_options, connect, invocation
 from .output import counted, print_body, print_table
+from .progress import working
 from .tools import marks
 
 # What the node accepts: a sweep of many servers may take so long.
 LONGEST_WAIT = 600.0
 
 
-@click.group("catalog")
+@click.group("catalog", short_help="Show what servers offer, or learn it again.")
 @common_options
 def command() -> None:
-    """Show what servers offer and what of it has changed, or learn it again."""
+    """Show what servers offer and what of it has changed, or learn it again.
+
+    \b
+      mcpv-node catalog show
+      mcpv-node catalog refresh --wait 60
+    """
 
 
 @command.command("refresh")
@@ -34,8 +41,15 @@ def command() -> None:
 )
 @common_options
 def refresh(servers: tuple[str, ...], wait: float | None) -> None:
-    """Read the lists of these servers again, or of all; one that does not run is started for it."""
-    answer = connect().refresh(servers, wait=wait)
+    """Read the lists of these servers again, or of all; one that does not run is started for it.
+
+    \b
+      mcpv-node catalog refresh
+      mcpv-node catalog refresh clock notes --wait 60
+    """
+    client = connect()
+    with working("reading lists") if wait else nullcontext():
+        answer = client.refresh(servers, wait=wait)
     learning = answer.value
     if invocation().as_json:
         print_body(answer.body)
@@ -58,6 +72,10 @@ def show(kind: CatalogKind, server: str | None) -> None:
 
     Starts nothing. A source is `live` where it was read in this life of the node, `cache` where it comes from disk;
     `stale` could not be read again and may have changed; `cold` belongs to a server that does not run.
+
+    \b
+      mcpv-node catalog show
+      mcpv-node catalog show resources --server notes
     """
     client = connect()
     if server is not None:
@@ -68,7 +86,7 @@ def show(kind: CatalogKind, server: str | None) -> None:
         return
     _print_catalog(kind, answer.value)
     if not answer.value.complete:
-        click.echo("some servers have not been learnt yet; `mcpv-node servers` shows which", err=True)
+        click.echo("some servers have not been learnt yet; `mcpv-node status` shows which", err=True)
 
 
 @command.command("diff")
@@ -76,7 +94,12 @@ def show(kind: CatalogKind, server: str | None) -> None:
 @click.argument("kind", type=click.Choice(_KINDS), default="tools", metavar="[tools|resources|prompts]")
 @common_options
 def diff(version: int, kind: CatalogKind) -> None:
-    """Show what has changed since VERSION of a kind, as `catalog show` told it; everything if that is too long ago."""
+    """Show what has changed since VERSION of a kind, as `catalog show` told it; everything if that is too long ago.
+
+    \b
+      mcpv-node catalog diff 7
+      mcpv-node catalog diff 7 prompts
+    """
     answer = connect().catalog_since(kind, version)
     if invocation().as_json:
         print_body(answer.body)

@@ -8,7 +8,8 @@ from __future__ import annotations
 import click
 from click.shell_completion import get_completion_class
 
-from .common import common_options
+from .common import common_options, invocation
+from .output import print_json
 
 # What the script sets when it asks: the program's name in capitals, as the library expects it.
 VARIABLE = "_MCPV_NODE_COMPLETE"
@@ -31,4 +32,8 @@ def command(shell: str) -> None:
         raise click.UsageError(f"there is no completion for {shell}")
     made = maker(context.command, {}, "mcpv-node", VARIABLE)
     # Not source(): it runs the shell to ask for its version.
-    click.echo(made.source_template % made.source_vars())
+    script = made.source_template % made.source_vars()
+    if invocation().as_json:
+        print_json({"shell": shell, "script": script})
+    else:
+        click.echo(script)

@@ -23,12 +23,13 @@ from mcpv_node.settings import (
     load_settings,
     user_config,
 )
-from mcpv_node.settings.editing import EditError, entry_names
-from mcpv_node.settings.loader import PROFILES_FOLDER, RUNTIME_FILE
+from mcpv_node.settings.editing import EditError
+from mcpv_node.settings.target import Target, read_target
 from mcpv_node.store.files import write_atomically
 
 from .common import CommandFailed, chosen_state_dir, config_failure, invocation
 from .output import clean, print_json
+from .progress import working
 
 # In the packaged file: where editors find the schema. In a copy it has to lead back.
 SCHEMA_LINE = "# yaml-language-server: $schema="
@@ -38,28 +39,6 @@ config_option = click.option(
     type=click.Path(path_type=Path),
     help="The file or folder to change (default: what the running node uses, else what `start` would run).",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The configuration that a command changes."""
-
-    # A file, or a folder with runtime.yaml and profiles.
-    path: Path
-    # The text of each file as it is, runtime.yaml first; it may still have to be made.
-    texts: dict[Path, str]
-
-    @property
-    def main(self) -> Path:
-        """The file that new entries go into."""
-        return next(iter(self.texts))
-
-    def holding(self, name: str) -> Path:
-        """Give the file with the entry `name`, or the main one."""
-        for file, text in self.texts.items():
-            if name in entry_names(text):
-                return file
-        return self.main
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,10 +62,12 @@ def find_target(config: Path | None) -> Target:
     if not path.exists():
         # Named, and not there yet: an empty one of that name is wanted.
         return Target(path, {path: "servers: []\n"})
-    files = (
-        [path / RUNTIME_FILE, *sorted((path / PROFILES_FOLDER).glob("*.yaml"))] if path.is_dir() else [path]
-    )
-    return Target(path, {file: _read(file) for file in files})
+    try:
+        return read_target(path)
+    except OSError as error:
+        raise CommandFailed(f"{error.filename} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CommandFailed(f"{path} is not UTF-8") from None
 
 
 def judge(target: Target, changed: dict[Path, str]) -> Loaded:
@@ -110,11 +91,13 @@ def save(target: Target, changed: dict[Path, str]) -> None:
 
 def change(config: Path | None, name: str, act: Callable[[str], str], done: str) -> int:
     """Change the entry `name` by `act` over its file's text, save, reload, and say what was `done`."""
+    target = find_target(config)
     try:
-        target = find_target(config)
         file = target.holding(name)
         changed = {file: act(target.texts[file])}
     except EditError as error:
+        # A file that is wrong as it is says so first.
+        judge(target, {})
         raise CommandFailed(str(error)) from None
     judge(target, changed)
     save(target, changed)
@@ -130,6 +113,8 @@ def finish(said: dict[str, Any], sentence: str, target: Target) -> int:
         click.echo(clean(sentence))
         if reloaded.sentence:
             click.echo(clean(reloaded.sentence))
+        if reloaded.outcome == "none":
+            click.echo("no node runs; `mcpv-node start` starts one with it", err=True)
     return 1 if reloaded.outcome == "refused" else 0
 
 
@@ -144,11 +129,12 @@ def reload_node(target: Target) -> Reloaded:
         where = runs or "no file"
         return Reloaded("restart", f"the running node uses {where}; restart it to use {target.path}")
     try:
-        answer = NodeClient(node).reload().value
+        with working("bringing the configuration into effect"):
+            answer = NodeClient(node).reload().value
     except NodeRefused as error:
         return Reloaded(
             "refused",
-            f"saved, but the node goes on as it was: {error}; correct it, and the node can be asked again",
+            f"saved, but the node goes on as it was: {error}; correct it, then `mcpv-node reload`",
             {"reason": str(error)},
         )
     except ClientError as error:

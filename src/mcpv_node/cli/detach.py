@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from mcpv_node.node_file import NodeFile, parse_node_file
+from mcpv_node.node_file import LOG_NAME, NodeFile, parse_node_file
 from mcpv_node.service.node_process import node_program
 from mcpv_node.telemetry.clock import SystemClock
 from mcpv_node.telemetry.notify import without_service_manager
@@ -30,7 +30,6 @@ END_BOUND = 10.0
 # `start --detach` ends by itself within the two bounds; the rest is for its own imports on a busy machine.
 COMMAND_BOUND = START_BOUND + END_BOUND + 10.0
 
-LOG_NAME = "node.log"
 _LOG_MODE = 0o600
 
 # What is said of a failed start: the end of what it logged.
@@ -144,7 +143,9 @@ def _last_words(log_path: Path, begin: int) -> tuple[str, tuple[dict[str, Any], 
     """Find why a start failed in what it wrote: its error object, else its last lines."""
     try:
         with open(log_path, "rb") as file:
-            file.seek(max(begin, os.fstat(file.fileno()).st_size - _SHOWN_BYTES))
+            size = os.fstat(file.fileno()).st_size
+            # A node whose log was long enough has begun a new one.
+            file.seek(max(begin if begin <= size else 0, size - _SHOWN_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
     except OSError as error:
         return f"the node ended during its start, and its log cannot be read: {error}", ()

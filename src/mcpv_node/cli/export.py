@@ -39,7 +39,7 @@ from .output import print_json
 NAME = "mcpv"
 
 
-@click.command("export")
+@click.command("export", short_help="Point an MCP client at the node.")
 @click.argument("client", type=click.Choice(list(CLIENTS)))
 @click.option("--http", "over", flag_value="http", help="The client speaks HTTP to the node.")
 @click.option("--stdio", "over", flag_value="stdio", help="The client runs `mcpv-node stdio` (the default).")
@@ -63,7 +63,13 @@ def command(
     write_it: bool,
     file: Path | None,
 ) -> int:
-    """Point CLIENT at this node: print the entry for its configuration file, or --write it there."""
+    """Point CLIENT at this node: print the entry for its configuration file, or --write it there.
+
+    \b
+      mcpv-node export claude-desktop --write
+      mcpv-node export cursor --http
+      mcpv-node export codex --server clock
+    """
     if (server is not None) + bool(tag) + (profile is not None) > 1:
         raise click.UsageError("choose one of --server, --tag and --profile")
     which = CLIENTS[client]

@@ -35,9 +35,10 @@ from mcpv_node.settings import (
     spec_key,
 )
 from mcpv_node.settings.editing import EditError, add
+from mcpv_node.settings.target import Target
 
 from .common import CommandFailed, common_options, invocation
-from .config_file import Target, config_option, find_target, finish, judge, save
+from .config_file import config_option, find_target, finish, judge, save
 from .output import clean, counted, print_json, print_lines
 
 # Far more than any client's file: ~/.claude.json holds a history, too.
@@ -61,7 +62,7 @@ class Candidate:
     notes: tuple[str, ...] = ()
 
 
-@click.command("import")
+@click.command("import", short_help="Take over the servers of an MCP client.")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
 @click.option("--write", is_flag=True, help="Write the new entries into the configuration.")
 @config_option
@@ -70,6 +71,10 @@ def command(files: tuple[Path, ...], write: bool, config: Path | None) -> int:
     """Take over the servers of Claude Desktop, Claude Code, Cursor, VS Code, Windsurf, Codex or Gemini.
 
     Says what would be added, with the exact commands, and adds it with --write. Runs nothing.
+
+    \b
+      mcpv-node import ~/.cursor/mcp.json
+      mcpv-node import ~/.cursor/mcp.json --write
     """
     target = find_target(config)
     found = [one for file in files for one in _read(file)]
@@ -92,6 +97,8 @@ def command(files: tuple[Path, ...], write: bool, config: Path | None) -> int:
     }
     if write and new:
         save(target, changed)
+        if not invocation().as_json:
+            _say_next(new)
         return finish(said, f"{counted(len(new), 'server')} added to {target.main}", target)
     if invocation().as_json:
         print_json(said)
@@ -100,6 +107,15 @@ def command(files: tuple[Path, ...], write: bool, config: Path | None) -> int:
     else:
         click.echo("there is nothing to add")
     return 0
+
+
+def _say_next(new: Sequence[Candidate]) -> None:
+    """Each server would run twice if its client went on running it."""
+    for client in sorted({one.found.client.name for one in new if one.found.client is not None}):
+        click.echo(
+            f"next: `mcpv-node export {client} --write` points it at the node; take its own entries out then",
+            err=True,
+        )
 
 
 def choose(found: Sequence[Found], target: Target) -> list[Candidate]:

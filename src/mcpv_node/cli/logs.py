@@ -21,7 +21,7 @@ _SHOWN_APART = frozenset({"at", "level", "message", "event", "error", "server"})
 _COLOURS = {"warning": "yellow", "error": "red", "critical": "red", "debug": "bright_black"}
 
 
-@click.command("logs")
+@click.command("logs", short_help="Show the log, or follow it.")
 @click.option("-f", "--follow", is_flag=True, help="Go on with each line as it is written, until Ctrl-C.")
 @click.option(
     "--level", type=click.Choice(LEVELS), metavar="LEVEL", help=f"At least this: {', '.join(LEVELS)}."
@@ -58,12 +58,15 @@ def readable(line: bytes) -> str:
 
 def _sentence(said: Mapping[str, Any]) -> str:
     level = str(said.get("level", ""))
-    fields = " ".join(f"{name}={value}" for name, value in said.items() if name not in _SHOWN_APART)
+    message = str(said.get("message", said.get("reason", "")))
+    fields = " ".join(
+        f"{name}={value}"
+        for name, value in said.items()
+        if name not in _SHOWN_APART and not (isinstance(value, str) and value in message)
+    )
     # The date is today's in most of them; the second is enough to find one again.
     time = str(said.get("at", said.get("kind", "")))[11:19]
     head = f"{time} {click.style(level.ljust(7), fg=_COLOURS.get(level))}"
-    text = " ".join(
-        clean(part) for part in (str(said.get("message", said.get("reason", ""))), fields) if part
-    )
+    text = " ".join(clean(part) for part in (message, fields) if part)
     trace = "".join(f"\n  {clean(one)}" for one in str(said.get("error", "")).splitlines())
     return f"{head} {text}{trace}"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import click
 
+from mcpv_node.client import NodeRefused
 from mcpv_node.reports import Reloaded
 
-from .common import common_options, connect, invocation
+from .common import CommandFailed, common_options, connect, invocation
 from .output import print_body, print_table
+from .progress import working
 
 # What a change costs, for people.
 _MEANINGS = {
@@ -21,14 +23,33 @@ _MEANINGS = {
 }
 
 
-@click.command("reload")
+# What the node answers when a configuration cannot be brought into effect.
+REJECTED = 422
+
+
+@click.command("reload", short_help="Bring the configuration into effect as it is now.")
 @common_options
 def command() -> None:
     """Bring the configuration as it is now into effect, and say what that changed.
 
     The node also does so by itself, soon after a file has changed, and on SIGHUP.
+
+    \b
+      mcpv-node reload
     """
-    answer = connect().reload()
+    try:
+        client = connect()
+        with working("bringing the configuration into effect"):
+            answer = client.reload()
+    except NodeRefused as refusal:
+        if refusal.status != REJECTED:
+            raise
+        said = "\n  ".join(str(refusal).split("\n"))
+        raise CommandFailed(
+            f"nothing is changed, the node goes on as it was: {said}\n"
+            "correct the configuration, then `mcpv-node reload`; `mcpv-node validate` judges it without the node",
+            details={"status": refusal.status, "title": refusal.title, "problems": list(refusal.problems)},
+        ) from None
     if invocation().as_json:
         print_body(answer.body)
     else:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from importlib import import_module
 
 import click
@@ -13,6 +14,7 @@ from mcpv_node.client import ServerVerb
 
 from .common import CommandFailed, common_options, connect, invocation
 from .output import clean, print_body
+from .progress import working
 
 # The states in which what was asked for has come about; with --wait, anything else is a failure.
 _REACHED: dict[ServerVerb, frozenset[str]] = {
@@ -49,14 +51,21 @@ class _ServerGroup(click.Group):
         return command
 
 
-@click.group("server", cls=_ServerGroup)
+@click.group("server", cls=_ServerGroup, short_help="Order one server about, or change its entry.")
 @common_options
 def command() -> None:
-    """Start, stop or retry one server, approve of its changed tools, or change its entry in the configuration."""
+    """Start, stop or retry one server, approve of its changed tools, or change its entry in the configuration.
+
+    \b
+      mcpv-node server start clock --wait 30
+      mcpv-node server add time -- uvx mcp-server-time
+    """
 
 
 def _act(verb: ServerVerb, name: str, wait: float | None) -> None:
-    answer = connect().act(name, verb, wait=wait)
+    client = connect()
+    with working(f"{verb} {name}") if wait else nullcontext():
+        answer = client.act(name, verb, wait=wait)
     if invocation().as_json:
         print_body(answer.body)
     else:
@@ -71,7 +80,10 @@ def _act(verb: ServerVerb, name: str, wait: float | None) -> None:
 
 
 def _add(verb: ServerVerb, meaning: str) -> None:
-    @command.command(verb, help=meaning)
+    @command.command(
+        verb,
+        help=f"{meaning}\n\n\b\n  mcpv-node server {verb} clock\n  mcpv-node server {verb} clock --wait 30",
+    )
     @click.argument("name")
     @click.option(
         "--wait",
@@ -98,6 +110,10 @@ def approve(name: str, tools: tuple[str, ...]) -> None:
 
     With `pinTools: block` a tool whose definition has changed is listed again only after that; `mcpv-node why NAME`
     shows which have.
+
+    \b
+      mcpv-node server approve notes
+      mcpv-node server approve notes add search
     """
     answer = connect().approve(name, tools)
     if invocation().as_json:

@@ -17,5 +17,9 @@ from .config_file import change, config_option
 @config_option
 @common_options
 def command(name: str, config: Path | None) -> int:
-    """Take NAME out of the configuration."""
+    """Take NAME out of the configuration.
+
+    \b
+      mcpv-node server remove time
+    """
     return change(config, name, lambda text: remove(text, name), "removed")

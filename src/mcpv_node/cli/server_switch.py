@@ -17,7 +17,11 @@ from .config_file import change, config_option
 @config_option
 @common_options
 def enable(name: str, config: Path | None) -> int:
-    """Have NAME run and listed."""
+    """Have NAME run and listed.
+
+    \b
+      mcpv-node server enable time
+    """
     return change(config, name, lambda text: edit(text, name, {}, ["disabled"]), "enabled")
 
 
@@ -26,5 +30,9 @@ def enable(name: str, config: Path | None) -> int:
 @config_option
 @common_options
 def disable(name: str, config: Path | None) -> int:
-    """Have NAME neither run nor listed; its entry stays."""
+    """Have NAME neither run nor listed; its entry stays.
+
+    \b
+      mcpv-node server disable time
+    """
     return change(config, name, lambda text: edit(text, name, {"disabled": True}), "disabled")

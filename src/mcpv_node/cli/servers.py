@@ -15,7 +15,11 @@ from .output import NOTHING, print_body, print_table
 @click.command("servers")
 @common_options
 def command() -> None:
-    """List the servers and their states."""
+    """List the servers and their states.
+
+    \b
+      mcpv-node servers
+    """
     answer = connect().servers()
     if invocation().as_json:
         print_body(answer.body)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, NoReturn, get_args
 import click
 
 from mcpv_node.bounds import process_end_bound
-from mcpv_node.node_file import NodeFile
+from mcpv_node.node_file import LOG_NAME, NodeFile
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, parse_address, state_dir
 from mcpv_node.settings.types import LogLevel
 from mcpv_node.state_dir import StateDirBusy, lock_for_supervisor, unlock_state_dir
@@ -23,6 +23,7 @@ from mcpv_node.telemetry.notify import Listener, SupervisorPipe, take_service_ma
 
 from .announce import announce, report_ready
 from .common import OK, CommandFailed, common_options, config_failure, invocation
+from .progress import working
 
 if TYPE_CHECKING:
     from mcpv_node.serving import StopSwitch
@@ -42,7 +43,7 @@ _STOPS: tuple[StopHow, ...] = ("drain", "now", "kill")
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-@click.command("start")
+@click.command("start", short_help="Run a node, here or in the background.")
 @click.option("--config", type=click.Path(path_type=Path), help="The configuration: a file, or a folder.")
 @click.option("--http", metavar="HOST:PORT", help="Where the HTTP door is; port 0 takes a free one.")
 @click.option(
@@ -75,7 +76,13 @@ def command(
     notify_fd: int | None,
     watchdog: float | None,
 ) -> int:
-    """Run a node: start its servers on demand and serve their tools."""
+    """Run a node: start its servers on demand and serve their tools.
+
+    \b
+      mcpv-node start
+      mcpv-node start --config team.yaml --http 127.0.0.1:9000
+      mcpv-node start --detach
+    """
     if os.getpid() == 1:
         # The kernel spares the first process of a container what it has no handler for.
         signal.signal(signal.SIGTERM, _leave)
@@ -92,7 +99,7 @@ def command(
     if detach:
         return _start_in_background(folder, [*options, "--supervised"] if supervised else options)
     if supervised:
-        _configure_logging(loaded, log_level, None)
+        _configure_logging(loaded, folder, log_level, None)
         return _run_supervised(folder, loaded, options, ready_fd=ready_fd)
     return _run(
         path,
@@ -140,7 +147,8 @@ def _start_in_background(folder: Path, options: list[str]) -> int:
     from .detach import StartFailed, start_detached
 
     try:
-        node = start_detached(folder, options)
+        with working("starting the node"):
+            node = start_detached(folder, options)
     except StartFailed as failure:
         details = {"problems": list(failure.problems)} if failure.problems else {}
         raise CommandFailed(failure.message, failure.code, details) from None
@@ -237,7 +245,7 @@ def _run(
         # A node that hangs is ended with SIGABRT: where it hung belongs into the log.
         faulthandler.enable()
     redact = Redactor(secret_values(loaded.settings))
-    _configure_logging(loaded, log_level, redact)
+    _configure_logging(loaded, folder, log_level, redact)
     for warning in loaded.warnings:
         click.echo(f"warning: {warning}", err=True)
     options = NodeOptions(
@@ -288,16 +296,20 @@ def _announce(node: NodeFile, folder: Path, *, detached: bool) -> None:
     )
 
 
-def _configure_logging(loaded: Loaded, log_level: str | None, redact: Redactor | None) -> None:
+def _configure_logging(loaded: Loaded, folder: Path, log_level: str | None, redact: Redactor | None) -> None:
     """Without a redactor it is the supervisor's log: it has no secrets to say, and the file is the node's."""
     from mcpv_node.telemetry import PLAIN_REDACTOR
-    from mcpv_node.telemetry.logs import configure_logging
+    from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging
 
     log = loaded.settings.log
     configure_logging(
         log_level or log.level,
         json={"auto": None, "json": True, "text": False}[log.format],
         file=None if log.file is None or redact is None else Path(log.file),
+        rotate_mb=log.rotate_mb,
+        keep=log.keep,
+        # In the background the node alone bounds what it writes there.
+        sink=OwnOutput.at(folder / LOG_NAME, log.rotate_mb * MEGABYTE),
         redact=redact or PLAIN_REDACTOR,
     )
 

@@ -9,15 +9,21 @@ from mcpv_node.reports import ConfigProblem, InstanceReport, ServerReport
 
 from .beginnings import print_failed, print_init, print_learning
 from .common import common_options, connect, invocation
-from .output import NOTHING, print_body, print_facts, print_table
+from .output import NOTHING, print_body, print_facts, print_lines, print_table
 from .servers import print_servers
+from .tree import draw_tree
 
 
-@click.command("status")
+@click.command("status", short_help="Show the node, its servers and its tree.")
 @click.argument("server", required=False)
 @common_options
 def command(server: str | None) -> None:
-    """Show the node and its servers, or one SERVER and its instances."""
+    """Show the node, its servers and its tree of actors, or one SERVER and its instances.
+
+    \b
+      mcpv-node status
+      mcpv-node status clock
+    """
     client = connect()
     if server is None:
         _show_node(client)
@@ -47,7 +53,9 @@ def _show_node(client: NodeClient) -> None:
     )
     beginnings = state.value
     if beginnings.config is not None and beginnings.config.problem is not None:
-        _print_problem(beginnings.config.problem)
+        click.echo()
+        print_problem(beginnings.config.problem)
+        click.echo()
     if beginnings.learning is not None:
         click.echo("learning  ", nl=False)
         print_learning(beginnings.learning)
@@ -57,10 +65,15 @@ def _show_node(client: NodeClient) -> None:
         click.echo()
         print_servers(servers)
     print_init(beginnings.init or ())
+    click.echo()
+    click.echo("\n".join(draw_tree(client.tree().value)))
 
 
-def _print_problem(problem: ConfigProblem) -> None:
-    click.echo("a newer configuration is not in effect: " + "\n  ".join((problem.reason, *problem.problems)))
+def print_problem(problem: ConfigProblem) -> None:
+    """Say that the files are not what is in effect, why, and what to do."""
+    click.echo("the configuration has been changed, and the change is not in effect:")
+    print_lines([line for text in (problem.reason, *problem.problems) for line in text.split("\n")])
+    click.echo("correct it: the node sees that by itself, or at once with mcpv-node reload")
 
 
 def _show_server(client: NodeClient, name: str) -> None:

@@ -29,6 +29,9 @@ starts one in the background, which ends when nobody was connected for 300 s.
   --profile P      only what this profile shows
   --state-dir DIR  where the node's state is (default: $MCPV_STATE_DIR)
   --json           say errors as JSON on stderr
+
+  mcpv-node stdio
+  mcpv-node stdio --server clock
 """
 
 STDIN = 0

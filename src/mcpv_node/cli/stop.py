@@ -20,6 +20,7 @@ from mcpv_node.telemetry.clock import SystemClock
 
 from .common import CommandFailed, chosen_state_dir, common_options, connect, invocation
 from .output import print_json
+from .progress import working
 
 # After the drain: closing the doors, the servers' own grace, the store's last write.
 AFTER_DRAIN = 10.0
@@ -31,10 +32,14 @@ DEFAULT_DRAIN = 30.0
 POLL_INTERVAL = 0.05
 
 
-@click.command("stop")
+@click.command("stop", short_help="Stop the node and wait until it is gone.")
 @common_options
 def command() -> None:
-    """Stop the node: drain, end the servers, and wait until it is gone."""
+    """Stop the node: drain, end the servers, and wait until it is gone.
+
+    \b
+      mcpv-node stop
+    """
     supervisor = _supervisor()
     if supervisor is not None:
         _stop_supervised(supervisor)
@@ -45,7 +50,9 @@ def command() -> None:
     with suppress(NodeUnreachable, BadAnswer):
         # A node that is stopping already closes its doors first: its process decides, not the answer.
         client.stop_node()
-    if not wait_until_gone(node, bound):
+    with working("waiting for calls in hand, then for the node to end"):
+        is_gone = wait_until_gone(node, bound)
+    if not is_gone:
         raise CommandFailed(
             f"the node still runs after {bound:g} s; end it with `kill {node.pid}` (a second kill skips the "
             "drain, a third ends it at once)"

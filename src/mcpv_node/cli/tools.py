@@ -13,7 +13,11 @@ from .output import print_body, print_table
 @click.command("tools")
 @common_options
 def command() -> None:
-    """List the tools of all servers."""
+    """List the tools of all servers.
+
+    \b
+      mcpv-node tools
+    """
     answer = connect().catalog("tools")
     if invocation().as_json:
         print_body(answer.body)
@@ -26,7 +30,7 @@ def command() -> None:
     else:
         click.echo("no tools are known")
     if not catalog.complete:
-        click.echo("some servers have not been learnt yet; `mcpv-node servers` shows which", err=True)
+        click.echo("some servers have not been learnt yet; `mcpv-node status` shows which", err=True)
 
 
 def marks(entry: CatalogEntry) -> str:

@@ -8,35 +8,36 @@ from __future__ import annotations
 
 import json
 import sys
-import time
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import click
 
 from mcpv_node.client import NodeClient
-from mcpv_node.reports import ServerReport
+from mcpv_node.reports import ServerReport, TreePlace
 from mcpv_node.telemetry import SystemClock
 from mcpv_node.transports import GroupUsage, usage_by_group
 
 from .common import common_options, connect, invocation
 from .logs import readable
 from .output import NOTHING, counted, print_json, print_table
+from .top_screen import INSTANCE_HEADERS, SERVER_HEADERS, Frame, Look, lay_out, on_key
+from .tree import draw_tree
 
 if TYPE_CHECKING:
-    from rich.console import RenderableType
-    from rich.table import Table
+    from rich.text import Text
 
-# What fits below the tables of a screen.
-RECENT_LINES = 8
+# More than fits below the tables of any screen.
+RECENT_LINES = 60
+
+# Where nobody scrolls, the last few say what goes on.
+PRINTED_LINES = 8
 
 # Faster, the screen would show little but its own asking (seconds).
 SHORTEST_INTERVAL = 0.2
-
-SERVER_HEADERS = ("SERVER", "STATE", "INSTANCES", "BUSY", "WAITING", "OK", "FAILED", "RESTARTS", "REASON")
-INSTANCE_HEADERS = ("INSTANCE", "PID", "STATE", "BUSY", "CPU %", "MEMORY", "STARTED")
 
 _MIB = 1024 * 1024
 
@@ -49,17 +50,7 @@ class Sample:
     groups: Mapping[int, GroupUsage]
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """All that is shown at once."""
-
-    title: str
-    servers: tuple[tuple[str, ...], ...]
-    instances: tuple[tuple[str, ...], ...]
-    recent: tuple[str, ...]
-
-
-@click.command("top")
+@click.command("top", short_help="Watch the node on a screen.")
 @click.option(
     "--interval",
     type=click.FloatRange(SHORTEST_INTERVAL),
@@ -70,35 +61,95 @@ class Frame:
 )
 @common_options
 def command(interval: float) -> None:
-    """Watch servers, instances (process, CPU, memory), queues, restarts and the latest lines of the log; Ctrl-C ends it.
+    """Watch servers, instances (process, CPU, memory), queues, restarts, the tree and the latest lines of the log.
 
-    Where the output is no terminal it is printed once; with --json, the servers and what each process group uses.
+    Keys: q ends it, space pauses, s sorts by name, trouble or load, the arrow keys scroll the servers. Where the output
+    is no terminal it is printed once; with --json, the servers and what each process group uses.
+
+    \b
+      mcpv-node top
+      mcpv-node top --interval 5
     """
     client = connect()
     if invocation().as_json:
         _print_as_data(client)
         return
-    frames = _frames(client, interval)
+    watch = Watch(client)
     if not sys.stdout.isatty():
-        print_frame(next(frames))
+        print_frame(watch.look())
         return
+    with suppress(KeyboardInterrupt):
+        _show(watch, interval)
+
+
+@dataclass(slots=True)
+class Watch:
+    """Looks at a node again and again; what the processes use is told from one look to the next."""
+
+    client: NodeClient
+    before: Sample | None = None
+    recent: deque[str] = field(default_factory=lambda: deque[str](maxlen=RECENT_LINES))
+    last_line: str | None = None
+
+    def look(self) -> Frame:
+        """Ask the node and the system how it is now."""
+        servers = self.client.servers().value
+        now = Sample(SystemClock().monotonic(), usage_by_group(_pids(self.client, servers)))
+        lines, self.last_line = self.client.logs_since(self.last_line, level="info")
+        self.recent.extend(click.unstyle(readable(line)) for line in lines[-RECENT_LINES:])
+        frame = make_frame(self.client, servers, now, self.before, self.client.tree().value, self.recent)
+        self.before = now
+        return frame
+
+
+def _show(watch: Watch, interval: float) -> None:
+    from rich.console import Console
     from rich.live import Live
 
-    with suppress(KeyboardInterrupt), Live(screen=True, auto_refresh=False) as live:
-        for frame in frames:
-            live.update(_render(frame), refresh=True)
+    from .keys import reading_keys
+
+    console, clock = Console(), SystemClock()
+    look, frame = Look(), watch.look()
+    with Live(screen=True, auto_refresh=False, console=console) as live, reading_keys() as next_key:
+        due = clock.monotonic() + interval
+        while True:
+            width, height = console.size
+            live.update(_styled(frame, look, width, height), refresh=True)
+            key = next_key(max(0.0, due - clock.monotonic()))
+            if key is not None:
+                chosen = on_key(look, key, page=max(1, height // 2))
+                if chosen is None:
+                    return
+                look = chosen
+            if clock.monotonic() >= due:
+                due = clock.monotonic() + interval
+                frame = frame if look.is_paused else watch.look()
+
+
+def _styled(frame: Frame, look: Look, width: int, height: int) -> Text:
+    from rich.text import Text
+
+    screen = Text(no_wrap=True)
+    for number, line in enumerate(lay_out(frame, look, width, height)):
+        if number:
+            screen.append("\n")
+        for text, style in line:
+            screen.append(text, style)
+    return screen
 
 
 def print_frame(frame: Frame) -> None:
     """Print one frame for who does not look at a screen."""
     click.echo(frame.title)
+    click.echo(frame.totals)
     for headers, rows in ((SERVER_HEADERS, frame.servers), (INSTANCE_HEADERS, frame.instances)):
         if rows:
             click.echo()
             print_table(headers, rows)
-    if frame.recent:
-        click.echo()
-        click.echo("\n".join(frame.recent))
+    for lines in (frame.tree, frame.recent[-PRINTED_LINES:]):
+        if lines:
+            click.echo()
+            click.echo("\n".join(lines))
 
 
 def _print_as_data(client: NodeClient) -> None:
@@ -126,19 +177,23 @@ def make_frame(
     servers: tuple[ServerReport, ...],
     now: Sample,
     before: Sample | None,
-    lines: list[bytes],
+    tree: TreePlace,
+    recent: Iterable[str],
 ) -> Frame:
     """Put together what the node says and what its processes use. Pure."""
     node = client.node
     shown = {one.id: one for server in servers for one in server.instances}
     title = (
-        f"mcpv-node {node.version}  process {node.pid}  {node.http}/mcp  "
-        f"{_memory(now.groups.get(node.pid))}  {_cpu(node.pid, now, before)} % CPU  "
-        f"{counted(len(servers), 'server')}, {counted(len(shown), 'instance')}, "
-        f"{sum(one.waiting for one in servers)} waiting"
+        f"mcpv-node {node.version}  process {node.pid}  {_memory(now.groups.get(node.pid))}  "
+        f"{_cpu(node.pid, now, before)} % CPU  {node.http}/mcp"
+    )
+    totals = (
+        f"{counted(len(servers), 'server')}  {counted(len(shown), 'instance')}  "
+        f"{sum(one.busy for one in shown.values())} busy  {sum(one.waiting for one in servers)} waiting"
     )
     return Frame(
         title,
+        totals,
         tuple(
             (
                 server.name,
@@ -165,18 +220,9 @@ def make_frame(
             )
             for one in shown.values()
         ),
-        tuple(readable(line) for line in lines[-RECENT_LINES:]),
+        tuple(draw_tree(tree)),
+        tuple(recent),
     )
-
-
-def _frames(client: NodeClient, interval: float) -> Iterator[Frame]:
-    clock, before = SystemClock(), None
-    while True:
-        servers = client.servers().value
-        now = Sample(clock.monotonic(), usage_by_group(_pids(client, servers)))
-        yield make_frame(client, servers, now, before, list(client.logs(level="info")))
-        before = now
-        time.sleep(interval)
 
 
 def _cpu(pgid: int, now: Sample, before: Sample | None) -> str:
@@ -190,30 +236,3 @@ def _cpu(pgid: int, now: Sample, before: Sample | None) -> str:
 
 def _memory(usage: GroupUsage | None) -> str:
     return NOTHING if usage is None or not usage.rss_bytes else f"{usage.rss_bytes / _MIB:.0f} MB"
-
-
-def _render(frame: Frame) -> RenderableType:
-    from rich.console import Group
-    from rich.text import Text
-
-    return Group(
-        Text(frame.title, style="bold"),
-        _table(SERVER_HEADERS, frame.servers),
-        _table(INSTANCE_HEADERS, frame.instances),
-        *(Text.from_ansi(line) for line in frame.recent),
-    )
-
-
-def _table(headers: tuple[str, ...], rows: tuple[tuple[str, ...], ...]) -> Table:
-    from rich.box import SIMPLE_HEAD
-    from rich.table import Table
-    from rich.text import Text
-
-    from .output import STYLES, clean
-
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    for header in headers:
-        table.add_column(header, overflow="ellipsis", no_wrap=True)
-    for row in rows:
-        table.add_row(*[Text(clean(cell), style=STYLES.get(cell, "")) for cell in row])
-    return table

@@ -19,7 +19,7 @@ from .common import common_options, config_failure, invocation
 from .output import counted, print_json, print_table
 
 
-@click.command("validate")
+@click.command("validate", short_help="Say all that is wrong with the configuration.")
 @click.option(
     "--config",
     type=click.Path(path_type=Path),
@@ -30,7 +30,12 @@ from .output import counted, print_json, print_table
 )
 @common_options
 def command(config: Path | None, explained: bool) -> None:
-    """Say all that is wrong with the configuration."""
+    """Say all that is wrong with the configuration.
+
+    \b
+      mcpv-node validate
+      mcpv-node validate --config team.yaml --explain
+    """
     try:
         path = find_config(config, os.environ)
         loaded = load_settings(path, environ=os.environ)

@@ -15,7 +15,11 @@ from .output import print_json
 @click.command("version")
 @common_options
 def command() -> None:
-    """Say which version this is."""
+    """Say which version this is.
+
+    \b
+      mcpv-node version
+    """
     if invocation().as_json:
         print_json({"version": VERSION, "python": platform.python_version()})
     else:

@@ -6,24 +6,61 @@ import signal
 from collections.abc import Mapping
 
 import click
+import msgspec
 
 from mcpv_node.reports import LastExit, LearningOutcome, ListsReport, ServerReport
 
 from .common import common_options, connect, invocation
 from .output import clean, counted, print_body, print_facts, print_lines
-from .status import print_instances
+from .status import print_instances, print_problem
 
 
-@click.command("why")
+@click.command("why", short_help="Say why a server is as it is, and what to do.")
 @click.argument("server")
 @common_options
 def command(server: str) -> None:
-    """Say why SERVER is in the state it is in."""
-    answer = connect().server(server)
+    """Say why SERVER is in the state it is in, and what to do about it.
+
+    \b
+      mcpv-node why clock
+    """
+    client = connect()
+    answer = client.server(server)
     if invocation().as_json:
         print_body(answer.body)
-    else:
-        _explain(answer.value)
+        return
+    _explain(answer.value)
+    config = client.node_state().value.config
+    if config is not None and config.problem is not None:
+        click.echo()
+        print_problem(config.problem)
+    advice = advise(answer.value, client.node.config_path)
+    if advice:
+        click.echo()
+        click.echo("what to do:")
+        print_lines(advice)
+
+
+def advise(report: ServerReport, config_path: str | None) -> list[str]:
+    """Say what somebody who wants the server to run can do about how it is. Pure."""
+    name = report.name
+    match report.state:
+        case "suspended":
+            where = "" if config_path is None else f" in {config_path}"
+            return [
+                f"if its entry is wrong: correct it{where} (or with mcpv-node server edit {name}), then mcpv-node reload",
+                f"if the cause is elsewhere: mend that, then mcpv-node server retry {name}",
+                f"what led to it: mcpv-node logs --server {name}",
+            ]
+        case "backing_off":
+            return [
+                f"it is tried again by itself; at once: mcpv-node server retry {name}",
+                f"what led to it: mcpv-node logs --server {name}",
+            ]
+        case "disabled":
+            return [f"to have it again: mcpv-node server start {name}"]
+        case _:
+            return []
 
 
 def _explain(report: ServerReport) -> None:
@@ -41,7 +78,7 @@ def _explain(report: ServerReport) -> None:
                 "calls",
                 f"{calls.ok} ok, {calls.failed} failed, {calls.refused} refused, {report.waiting} waiting",
             ),
-            ("lists", describe_outcome(report.learning)),
+            ("lists", _outcome(report)),
             ("shared with", ", ".join(report.shared_with) or None),
         ),
         indent="  ",
@@ -54,15 +91,13 @@ def _explain(report: ServerReport) -> None:
         click.echo("the last it wrote on stderr:")
         print_lines(report.stderr)
     _print_lists(report.name, report.lists or {})
-    if report.state == "suspended":
-        click.echo()
-        click.echo(f"when it is mended: mcpv-node server retry {report.name}")
 
 
 def _print_lists(name: str, lists: Mapping[str, ListsReport]) -> None:
     """What is known of its lists, and what to do where something is wrong with them."""
-    known = [(kind, one) for kind, one in lists.items() if one.learnt or one.failure]
-    if not known:
+    known = [(kind, one) for kind, one in lists.items() if one.learnt]
+    failures = {one.failure: None for one in lists.values() if one.failure is not None}
+    if not known and not failures:
         return
     click.echo()
     for kind, one in known:
@@ -74,9 +109,10 @@ def _print_lists(name: str, lists: Mapping[str, ListsReport]) -> None:
             print_lines([f"not as it was first seen: {', '.join(shown)}"])
         if one.withheld:
             print_lines([f"withheld, not as it was first seen: {', '.join(one.withheld)}"])
-        if one.failure is not None:
-            print_lines([f"the last reading failed: {one.failure}"])
-    reports = [one for _, one in known]
+    for failure in failures:
+        kinds = ", ".join(kind for kind, one in lists.items() if one.failure == failure)
+        click.echo(clean(f"the last reading of its {kinds} failed: {failure}"))
+    reports = list(lists.values())
     if any(one.changed for one in reports):
         click.echo(f"if the changed tools are as they should be: mcpv-node server approve {name}")
     if any(one.stale or one.failure is not None for one in reports):
@@ -84,12 +120,18 @@ def _print_lists(name: str, lists: Mapping[str, ListsReport]) -> None:
 
 
 def _describe_lists(lists: ListsReport) -> str:
-    if not lists.learnt:
-        return "not known"
     entries = f"{lists.entries} {'entry' if lists.entries == 1 else 'entries'}"
     facts = [fact for fact in (lists.source, "stale" if lists.stale else None) if fact]
     said = f"{entries} ({', '.join(facts)})" if facts else entries
     return said if lists.learnt_at is None else f"{said}, learnt at {lists.learnt_at}"
+
+
+def _outcome(report: ServerReport) -> str | None:
+    """What became of learning it; a reason that the headline has already is not said again."""
+    said = report.learning
+    if said is not None and said.reason and said.reason.removeprefix(f"{report.name}: ") in report.reason:
+        said = msgspec.structs.replace(said, reason="")
+    return describe_outcome(said)
 
 
 def describe_outcome(outcome: LearningOutcome | None) -> str | None:

@@ -13,6 +13,7 @@ from mcpv_node.telemetry import Clock
 
 from .asgi import Exchange
 from .outbox import Mark, Outbox, Reader
+from .presence import Presence
 from .sessions import Session
 from .streams import SIGN_OF_LIFE, event_of, opening_of
 
@@ -26,13 +27,14 @@ RESUMABLE_AFTER = 5.0
 class CallAnswer:
     """See the module. Whoever makes one ends with `abandon`, which is nothing after `finish`."""
 
-    __slots__ = ("_clock", "_exchange", "_is_over", "_outbox", "_session", "_timer", "_writing")
+    __slots__ = ("_clock", "_exchange", "_is_over", "_outbox", "_presence", "_session", "_timer", "_writing")
 
     def __init__(self, exchange: Exchange, session: Session, clock: Clock) -> None:
         self._exchange = exchange
         self._session = session
         self._clock = clock
         self._outbox: Outbox | None = None
+        self._presence: Presence | None = None
         self._writing: asyncio.Task[None] | None = None
         self._is_over = False
         patience = RESUMABLE_AFTER if session.primes else KEEPALIVE
@@ -51,6 +53,12 @@ class CallAnswer:
     def notify(self, message: bytes) -> None:
         """Emit what is of no use to anybody once more of it has come."""
         self.emit(message, may_be_dropped=True)
+
+    async def wait_gone(self) -> None:
+        """Return once nobody has read the call's stream for so long that nobody is expected back."""
+        self._commit()
+        assert self._presence is not None
+        await self._presence.wait_gone()
 
     async def finish(self, reply: bytes | None) -> None:
         """Answer, and return when the answer has been written; None: the client has cancelled, there is none."""
@@ -79,7 +87,8 @@ class CallAnswer:
     def _commit(self) -> Outbox:
         if self._outbox is None:
             self._timer.cancel()
-            self._outbox = self._session.streams.open()
+            self._presence = Presence()
+            self._outbox = self._session.streams.open(self._presence)
             writing = write_events(self._exchange, self._outbox.connect(), primes=self._session.primes)
             self._writing = asyncio.get_running_loop().create_task(writing)
         return self._outbox

@@ -18,6 +18,7 @@ from msgspec import Raw, Struct
 from mcpv_node.actors.audit import Audited, digest_of
 from mcpv_node.actors.callers import Caller, Era
 from mcpv_node.actors.context import NodeContext
+from mcpv_node.actors.index_messages import AwaitLists
 from mcpv_node.actors.instance.messages import (
     Answer,
     AnswerAsk,
@@ -30,6 +31,7 @@ from mcpv_node.actors.instance.messages import (
     InstanceMessage,
     Noted,
     Progressed,
+    ReadLists,
 )
 from mcpv_node.actors.instance.messages import Call as InstanceCall
 from mcpv_node.actors.kernel import ActorError, AskTimeout, Handle, MailboxFull
@@ -43,11 +45,12 @@ from mcpv_node.actors.leases import (
     Release,
     new_lease_id,
 )
-from mcpv_node.actors.server_type.messages import CallEnded
+from mcpv_node.actors.server_type.messages import CallEnded, ServerTypeMessage
 from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
     CALL,
     ELICITATION,
+    HEADER_MISMATCH,
     INVALID_PARAMS,
     TASK_METHODS,
     URL_ELICITATION_REQUIRED,
@@ -74,9 +77,13 @@ from .identity import SERVER_INFO
 from .multi_round import finish_rounds
 from .ports import ClientPort
 from .routing import NoRoute, Route, find_route
+from .traces import CallTrace
 
 # The owner of a deadline answers at the deadline; this much later (seconds) it is not going to.
 REPLY_MARGIN = 2.0
+
+# Reading a server's tools once more takes it well under a second; a client waits for it in the middle of a call (seconds).
+LIST_AGAIN_BOUND = 10.0
 
 # When a client that was turned away for being one too many may well find a place (seconds).
 RETRY_AFTER = 1.0
@@ -122,11 +129,15 @@ def failure_reply(failure: CallFailure) -> CallReply:
 
 
 class CallControl:
-    """One call under way, and the way to cancel it. For one call, used on the loop's thread."""
+    """One call under way, and the way to cancel it. For one call, used on the loop's thread.
 
-    __slots__ = ("_cancelled", "_instance", "_lease", "_waiting")
+    `askers` collects the server types whose instances have asked the client something, and so are its alone.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_askers", "_cancelled", "_instance", "_lease", "_waiting")
+
+    def __init__(self, askers: set[Handle[ServerTypeMessage]] | None = None) -> None:
+        self._askers = askers
         self._cancelled = False
         self._waiting: asyncio.Task[Any] | None = None
         self._instance: Handle[InstanceMessage] | None = None
@@ -148,6 +159,11 @@ class CallControl:
 
     def is_cancelled(self) -> bool:
         return self._cancelled
+
+    def on_asked(self, server: Handle[ServerTypeMessage]) -> None:
+        """An instance of this server type has asked the client something."""
+        if self._askers is not None:
+            self._askers.add(server)
 
     def wait(self) -> None:
         """The current task waits for a slot from here on."""
@@ -217,6 +233,8 @@ async def perform_call(
     """
     arrived = node.clock.monotonic()
     server = route.server
+    tracing = node.tracing
+    trace = None if tracing is None else CallTrace(node, tracing, caller, route, arrived)
     trip = Trip(
         node,
         caller,
@@ -225,12 +243,15 @@ async def perform_call(
         ends=_earliest(arrived + server.spec.max_call_seconds, deadline),
         port=port,
         instance=instance,
+        trace=trace,
     )
     outcome = CANCELLED
     answer: Answer | CallFailure
     try:
         answer = await trip.go()
         if not control.is_cancelled() and _deserves_another_try(answer, route):
+            answer = await trip.go()
+        if not control.is_cancelled() and _was_misdescribed(answer, trip) and await trip.list_again():
             answer = await trip.go()
         if port is not None and caller.era is Era.LEGACY:
             answer = await finish_rounds(trip, port, answer)
@@ -243,6 +264,8 @@ async def perform_call(
         node.metrics.calls_total(server.spec.name, outcome).inc()
         took = node.clock.monotonic() - arrived
         node.metrics.call_seconds(server.spec.name, outcome).observe(took)
+        if trace is not None:
+            trace.ends(outcome, trip.served)
         if node.audit is not None:
             node.audit.tell(_audited(node, caller, route, outcome, took))
     if isinstance(answer, CallFailure) and not control.is_cancelled():
@@ -318,6 +341,7 @@ class Trip:
         ends: float,
         port: ClientPort | None,
         instance: InstanceId | None,
+        trace: CallTrace | None = None,
     ) -> None:
         self.node = node
         self.caller = caller
@@ -328,6 +352,7 @@ class Trip:
         self.instance = instance
         self.served: Lease | None = None  # the last slot it had
         self._port = port
+        self._trace = trace
         self._asking: dict[AskNumber, asyncio.Task[None]] = {}
 
     @property
@@ -368,9 +393,33 @@ class Trip:
         self.route = msgspec.structs.replace(self.route, server=server)
         return True
 
+    async def list_again(self) -> bool:
+        """Have the server's tools read once more; tell whether the one that is called is described otherwise now."""
+        entry, lease, node = self.route.entry, self.served, self.node
+        assert entry is not None
+        assert lease is not None
+        self.control.wait()
+        bound = min(LIST_AGAIN_BOUND, self.ends - node.clock.monotonic())
+        with suppress(ActorError):  # too slow, or it restarts: the server's answer has to do
+            read = asyncio.ensure_future(
+                node.indexes["tools"].ask(AwaitLists(self.server.view.spec_key, fresh=True), max(0.0, bound))
+            )
+            # The index hears the question first: what was read before does not answer it.
+            await asyncio.sleep(0)
+            lease.instance.tell(ReadLists())
+            await read
+        alone = Selector(server=self.server.view.name)
+        now = node.world.world.view("tools", alone, self.caller.profile).targets.get(entry.raw_name)
+        if now is None or now.raw_definition == entry.raw_definition:
+            return False
+        self.route = msgspec.structs.replace(self.route, entry=now)
+        return True
+
     # --- what comes before the reply ------------------------------------------------------------
 
     def _on_event(self, lease: Lease, event: CallEvent) -> None:
+        if isinstance(event, Asked):
+            self.control.on_asked(self.server.handle)
         port = self._port
         if port is None or self.control.is_cancelled():
             return
@@ -403,6 +452,8 @@ class Trip:
     async def _acquire(self) -> Lease | CallFailure:
         spec = self.server.spec
         now = self.node.clock.monotonic()
+        if self._trace is not None:
+            self._trace.waits(now)
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
         # What waits for a task holds no slot: the work has a lease of its own, and others need the slots meanwhile.
@@ -425,6 +476,8 @@ class Trip:
             if not answered:
                 # Nobody waits for it any more: a slot must not be given to nobody.
                 self.server.handle.tell(Release(request.lease))
+        if self._trace is not None:
+            self._trace.waited(granted)
         return granted.failure if isinstance(granted, Refused) else granted
 
     async def _call(self, lease: Lease) -> Answer | CallFailure:
@@ -432,13 +485,14 @@ class Trip:
         answer: Answer | CallFailed
         slot_held = False
         ok: bool | None = False
+        params = self.params if self._trace is None else self._trace.sends(lease, self.params)
         try:
             answer = await lease.instance.ask(
                 InstanceCall(
                     lease=lease.lease,
                     caller=self.caller,
                     method=self.route.call.method,
-                    params=self.params,
+                    params=params,
                     deadline=self.ends,
                     name=self.route.own_name,
                     on_event=None if self._port is None else partial(self._on_event, lease),
@@ -459,6 +513,8 @@ class Trip:
             lease.instance.tell(CancelCall(lease.lease, "the node stops"))
             raise
         finally:
+            if self._trace is not None:
+                self._trace.answered(ok=bool(ok))
             if slot_held:
                 self.server.handle.tell(CallEnded(ok=False))
             else:
@@ -537,6 +593,18 @@ def _deserves_another_try(answer: Answer | CallFailure, route: Route) -> bool:
         and route.is_safe_to_repeat
         and route.server.spec.retry_calls == "annotated"
     )
+
+
+def _was_misdescribed(answer: Answer | CallFailure, trip: Trip) -> bool:
+    """Tell whether a modern server has refused headers that its tool's definition asked for, as it was known here.
+
+    Nothing was executed (2026-07-28, SEP-2243: HeaderMismatch).
+    """
+    if isinstance(answer, CallFailure) or answer.error is None or trip.served is None:
+        return False
+    if trip.route.call.method != CALL or trip.route.entry is None or trip.served.hello.era != "modern":
+        return False
+    return error_code(answer.error) == HEADER_MISMATCH
 
 
 def _reply_to(answer: Answer | CallFailure, trip: Trip) -> tuple[CallReply, str]:

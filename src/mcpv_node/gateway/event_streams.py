@@ -13,7 +13,14 @@ from typing import Final
 
 import msgspec
 
-from mcpv_node.actors.events import Follow, IsFollowing, NumberedEvent, Unfollow
+from mcpv_node.actors.events import (
+    RING_EVENTS,
+    Follow,
+    IsFollowing,
+    NumberedEvent,
+    RecentEvents,
+    Unfollow,
+)
 from mcpv_node.actors.index_messages import ConsumerId
 from mcpv_node.actors.kernel import ActorError
 from mcpv_node.protocol import comment, encode_event
@@ -88,6 +95,13 @@ class EventStreams:
             gone.cancel()
             self._streams.discard(stream.outbox)
             events.tell(Unfollow(consumer))
+
+    async def serve_kept(self, exchange: Exchange, *, shows: Filter) -> None:
+        """Answer a request with the events that are remembered, and end."""
+        kept = await self._node.events.ask(RecentEvents(RING_EVENTS), RING_BOUND)
+        await exchange.start_events()
+        await self._replay(exchange, kept, shows)
+        await exchange.end_events()
 
     async def _is_followed(self, consumer: ConsumerId) -> bool:
         try:

@@ -19,7 +19,8 @@ from msgspec import Raw, Struct
 
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.index_messages import SnapshotChanged
-from mcpv_node.actors.server_type import ClientSaid
+from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.server_type import ClientGone, ClientSaid, ServerTypeMessage
 from mcpv_node.actors.snapshot import KINDS, LISTS_OF, Kind
 from mcpv_node.actors.watch_messages import Unwatch, UnwatchAll
 from mcpv_node.actors.world import Selector, World
@@ -65,7 +66,7 @@ from .cursors import Cursors
 from .identity import SERVER_NAME
 from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_for_first_lists
 from .merged import capabilities_for, instructions_for
-from .ports import Emit
+from .ports import Emit, Gone
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
 from .services import DoorServices, new_consumer_id
 from .session_port import Questions, SessionPort
@@ -162,6 +163,8 @@ class Front:
         self._questions = Questions()
         self._initialized = False
         self._flights: dict[RawId, CallControl] = {}
+        # Where an instance may be this client's alone: what its end is told, for nobody else can use that instance.
+        self._askers: set[Handle[ServerTypeMessage]] = set()
         self._consumer = new_consumer_id()  # of the updates of resources
         self._requests: dict[str, Callable[[Request], AnswerStep]] = {
             INITIALIZE: self._on_initialize,
@@ -200,10 +203,10 @@ class Front:
             self._questions.on_answer(message)
         return SILENT
 
-    async def run_call(self, step: RunStep, emit: Emit) -> bytes | None:
+    async def run_call(self, step: RunStep, emit: Emit, gone: Gone | None = None) -> bytes | None:
         """Make the call and return the answer; None when the client cancelled it. It may cancel the task it runs in.
 
-        `emit` gets the progress notifications on the way.
+        `emit` gets what is said on the way; `gone` tells when nobody is left who could answer.
         """
         control = self._flights[step.id]
         try:
@@ -218,7 +221,7 @@ class Front:
                 control = self._flights[step.id]
             if control.is_cancelled():
                 return None
-            reply = await self._make(step, control, emit)
+            reply = await self._make(step, control, emit, gone)
         except asyncio.CancelledError:
             if control.is_cancelled():
                 _carry_on()
@@ -238,11 +241,18 @@ class Front:
             if not self._load[self.principal]:
                 del self._load[self.principal]
 
-    def cancel_all(self, reason: str) -> None:
-        """The client is gone for good: nobody waits for its calls, or for what it watches."""
+    def cancel_all(self, reason: str, *, node_stops: bool = False) -> None:
+        """The client is gone for good: nobody waits for its calls, or for what it watches.
+
+        `node_stops`: the instances that are its alone end anyhow.
+        """
         self._services.node.watches.tell(UnwatchAll(self._consumer))
         for control in list(self._flights.values()):
             control.cancel(reason)
+        askers, self._askers = self._askers, set()
+        if not node_stops:
+            for server in askers:
+                server.tell(ClientGone(self._caller.turn))
 
     def on_snapshot_changed(self, news: SnapshotChanged) -> None:
         """What this session sees has changed; it hears of it once it has finished its handshake."""
@@ -338,7 +348,7 @@ class Front:
             patience = node.settings.bootstrap_timeout_seconds
         if not keys:
             return None
-        self._flights[request.id] = CallControl()
+        self._flights[request.id] = CallControl(self._askers)
         self._load[self.principal] += 1
         return LearningStep(request.id, request, key, kind, keys, patience)
 
@@ -395,7 +405,7 @@ class Front:
             or self._load[self.principal] >= limits.in_flight_per_principal
         ):
             return False
-        self._flights[request.id] = CallControl()
+        self._flights[request.id] = CallControl(self._askers)
         self._load[self.principal] += 1
         return True
 
@@ -405,7 +415,9 @@ class Front:
             return self._caller
         return make_caller(self.principal, self.hello, conversation=self._conversation, key=key)
 
-    async def _make(self, step: CallStep | WatchStep, control: CallControl, emit: Emit) -> CallReply:
+    async def _make(
+        self, step: CallStep | WatchStep, control: CallControl, emit: Emit, gone: Gone | None
+    ) -> CallReply:
         if isinstance(step, WatchStep):
             control.wait()
             return await watch_resource(
@@ -424,6 +436,7 @@ class Front:
             capabilities=self.hello.capabilities,
             questions=self._questions,
             emit=emit,
+            gone=gone,
             task=step.task,
         )
         reply = await perform_call(

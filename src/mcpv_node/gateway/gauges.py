@@ -19,10 +19,13 @@ async def refresh_gauges(node: NodeContext) -> None:
         *(handle.ask(Why(), REPORT_TIMEOUT) for handle in handles.values()), return_exceptions=True
     )
     for report in reports:
-        if isinstance(report, WhyReport):
+        # One that was removed while it answered would come back for ever.
+        if isinstance(report, WhyReport) and report.name in node.world.world.servers:
             states = Counter(instance.state for instance in report.instances)
             for state in InstanceState:
                 node.metrics.instances(report.name, state.value).set(states[state])
             node.metrics.waiters(report.name).set(report.waiting)
-    for kind, depth in node.system.mailbox_depths().items():
+    depths = node.system.mailbox_depths()
+    gone = {kind: 0 for (kind,) in node.metrics.mailbox_depth.known()}
+    for kind, depth in {**gone, **depths}.items():
         node.metrics.mailbox_depth(kind).set(depth)

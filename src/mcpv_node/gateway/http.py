@@ -24,8 +24,10 @@ from .auth import (
     is_origin_allowed,
     needs_token,
 )
+from .door_audit import DoorAudit
 from .event_streams import EventStreams
 from .gauges import refresh_gauges
+from .health import HealthView, describe_fault
 from .issuer import WELL_KNOWN, Issuer, NotBelieved, challenge, judge_token, read_head, resource_metadata
 from .issuer_keys import KEY_BOUND, FindKey, NotReachable
 from .log_streams import LogStreams
@@ -34,6 +36,7 @@ from .modern_http import Place
 from .rates import whole_seconds
 from .services import DoorServices
 from .sessions import SessionsMessage
+from .traces import note_arrival
 from .visibility import resolve_selector
 
 # How long a client should wait for what takes well under a second (seconds).
@@ -51,6 +54,7 @@ class HttpApp:
         self.mcp = McpEndpoint(services, sessions)
         self.events = EventStreams(services)
         self.logs = LogStreams(services)
+        self._audit = None if services.node.audit is None else DoorAudit(services.node)
         self._services = services
         self._bound = bound
         self._loopback = is_loopback(bound)
@@ -60,6 +64,7 @@ class HttpApp:
         self._audience = (
             f"{url}/mcp" if oauth is None or oauth.audience is None else oauth.audience.rstrip("/")
         )
+        self._health = HealthView(services.check_health, services.node.clock)
         self._rest: AsgiApp | None = None
         self._rest_failed = False
         self._closing = False
@@ -82,6 +87,8 @@ class HttpApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
+        if self._audit is not None:
+            send = self._audit.hear(scope, send)
         exchange = Exchange(scope, receive, send)
         try:
             authority = await self._admit(exchange)
@@ -173,6 +180,7 @@ class HttpApp:
             return True
         wait = self._services.rates.admit(authority.principal, self._services.node.clock.monotonic())
         if wait:
+            exchange.scope[AUTHORITY] = authority
             after = [(b"retry-after", whole_seconds(wait))]
             await exchange.problem(429, "this client makes too many requests", headers=after)
         return not wait
@@ -185,8 +193,8 @@ class HttpApp:
             await self._unavailable(exchange, "the node is stopping")
         elif path == "/mcp" or path.startswith("/mcp/"):
             await self._route_mcp(exchange, authority)
-        elif path in ("/healthz", "/readyz"):
-            await self._health(exchange, is_good=self._is_good(path))
+        elif path in HEALTH_PATHS:
+            await self._tell_health(exchange)
         elif path == "/metrics" or path == "/api" or path.startswith("/api/"):
             await self._route_operator(exchange, authority, receive)
         else:
@@ -198,13 +206,16 @@ class HttpApp:
         if wanted is not None:
             world = self._services.node.world.world
             selector = resolve_selector(world, wanted, within=authority.selector)
-        if selector is None:
+        if wanted is None or selector is None:
             await exchange.problem(404, "there is no such server or profile here")
             return
-        await self.mcp.handle(exchange, Place(authority.principal, selector))
+        if self._services.node.tracing is not None:
+            note_arrival(exchange)
+        await self.mcp.handle(exchange, Place(authority.principal, selector, wanted, authority.selector))
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
+        exchange.scope[AUTHORITY] = authority
         may_operate = authority.may_operate and authority.selector == EVERYTHING
         if not may_operate and not is_own_affair(exchange.method, exchange.path):
             await exchange.problem(403, "this token is not for what shows or changes the whole node")
@@ -218,18 +229,21 @@ class HttpApp:
         elif self._rest is None:
             await self._unavailable(exchange, "this part of the node is still being loaded")
         else:
-            await self._rest({**exchange.scope, AUTHORITY: authority}, receive, exchange.send)
+            await self._rest({**exchange.scope}, receive, exchange.send)
 
-    async def _health(self, exchange: Exchange, *, is_good: bool) -> None:
+    async def _tell_health(self, exchange: Exchange) -> None:
         if not await self._is_read(exchange):
             return
-        if is_good:
+        fault = None
+        if exchange.path == "/healthz":
+            health = await self._health.look()
+            fault = None if health.is_good else describe_fault(health)
+        elif not self._services.is_ready():
+            fault = "the node is not there yet"
+        if fault is None:
             await exchange.answer(200, b'{"status":"ok"}')
         else:
-            await self._unavailable(exchange, "the node is not there yet")
-
-    def _is_good(self, path: str) -> bool:
-        return self._services.is_alive() if path == "/healthz" else self._services.is_ready()
+            await self._unavailable(exchange, fault)
 
     @staticmethod
     async def _is_read(exchange: Exchange) -> bool:

@@ -21,8 +21,8 @@ import msgspec
 from loguru import logger
 
 from mcpv_node.actors.clients import Client, ClientId, ClientKind, Register, RegisterAgain, Unregister
-from mcpv_node.actors.index_messages import Join, Leave
-from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
+from mcpv_node.actors.index_messages import Join, Leave, ServersChanged
+from mcpv_node.actors.kernel import Crashed, ExitReason, Handle, Killed, LoopActor, Shutdown, handles
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.protocol import (
     CANCELLED,
@@ -46,6 +46,7 @@ from mcpv_node.protocol import (
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import EventKind
 
+from .door_audit import FORBIDDEN, TOO_MANY, DoorAudit
 from .front import AnswerStep, Front, RunStep, SilentStep
 from .http_door import DRAIN_BOUND, DoorError
 from .modern_lines import ModernLines
@@ -91,7 +92,7 @@ class _DrainEnded:
     """The bound for calls in hand is over."""
 
 
-LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain
+LinesDoorMessage: TypeAlias = _Listening | _Idle | _DrainEnded | RegisterAgain | ServersChanged
 
 
 class LinesDoor(LoopActor[None]):
@@ -109,6 +110,7 @@ class LinesDoor(LoopActor[None]):
         self._inode: int | None = None
         self._connections: set[LineConnection] = set()
         self._stopping = False
+        self._audit = None if services.node.audit is None else DoorAudit(services.node)
 
     def on_start(self, estate: None = None) -> None:
         self._listener = bind_unix(self._path)
@@ -131,7 +133,7 @@ class LinesDoor(LoopActor[None]):
     def on_exit(self, reason: ExitReason) -> None:
         self._stop_listening()
         for connection in list(self._connections):
-            connection.end("the node stops")
+            connection.end("the node stops", node_stops=not isinstance(reason, Crashed | Killed))
 
     @handles(_Listening)
     def _on_listening(self, message: _Listening) -> None:
@@ -157,11 +159,17 @@ class LinesDoor(LoopActor[None]):
         for connection in self._connections:
             connection.register()
 
+    @handles(ServersChanged)
+    def _on_servers_changed(self, _: ServersChanged) -> None:
+        for connection in self._connections:
+            connection.look_again()
+
     def _connect(self) -> LineConnection:
         me: Handle[LinesDoorMessage] = Handle(self.cell)
         return LineConnection(
             self._services,
             peers=self._connections,
+            audit=self._audit,
             on_idle=lambda: me.tell(_Idle()) if self._stopping else None,
         )
 
@@ -189,11 +197,13 @@ class LineConnection(asyncio.Protocol):
         services: DoorServices,
         *,
         peers: set[LineConnection],
+        audit: DoorAudit | None,
         on_idle: Callable[[], None],
     ) -> None:
         self._services = services
         self._limits = services.node.settings.limits
         self._peers = peers
+        self._audit = audit
         self._on_idle = on_idle
         self._framer = LineFramer(self._limits.line_bytes)
         self._consumer = new_consumer_id()
@@ -202,7 +212,6 @@ class LineConnection(asyncio.Protocol):
         self._principal = ""
         self._front: Front | None = None
         self._wanted = EVERYTHING
-        self._seen = services.node.settings  # what `_wanted` was looked up in
         self._transport: asyncio.Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._modern = ModernLines(
@@ -236,7 +245,7 @@ class LineConnection(asyncio.Protocol):
             )
             self._services.node.clients.tell(Register(client))
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, node_stops: bool = False) -> None:
         """Nobody is there any more, or nobody shall be: cancel the calls and close."""
         if self._ended:
             return
@@ -244,7 +253,7 @@ class LineConnection(asyncio.Protocol):
         if self._timer is not None:
             self._timer.cancel()
         if self._front is not None:
-            self._front.cancel_all(reason)
+            self._front.cancel_all(reason, node_stops=node_stops)
         self._modern.end(reason)
         if self._transport is not None:
             self._transport.close()
@@ -258,6 +267,7 @@ class LineConnection(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
         uid = peer_uid(self._transport)
         if uid is None or uid not in (os.getuid(), 0):
+            self._tell_refused(f"local:{uid}", "connect", FORBIDDEN)
             self._refuse("this node belongs to another user")
         elif len(self._peers) >= self._limits.sessions:
             self._refuse("there are too many connections")
@@ -329,7 +339,7 @@ class LineConnection(asyncio.Protocol):
             return
         if self._timer is not None:
             self._timer.cancel()
-        self._wanted, self._seen = wanted, node.settings
+        self._wanted = wanted
         self._front = Front(
             self._services,
             principal=self._principal,
@@ -342,12 +352,11 @@ class LineConnection(asyncio.Protocol):
         self.register()
         node.tell_event(EventKind.SESSION_OPENED, client=self._principal, cause=DOOR)
 
-    def _look_again(self, front: Front) -> None:
+    def look_again(self) -> None:
         """A reload may have given the profile that it asked for another meaning, or taken it away."""
-        node = self._services.node
-        if node.settings is self._seen:
+        node, front = self._services.node, self._front
+        if front is None:
             return
-        self._seen = node.settings
         selector = resolve_selector(node.world.world, self._wanted)
         if selector is None:
             selector = Cut(server=self._wanted.server, profile=self._wanted.profile, servers=frozenset())
@@ -357,7 +366,6 @@ class LineConnection(asyncio.Protocol):
             self.register()
 
     def _on_line(self, front: Front, line: Line) -> None:
-        self._look_again(front)
         try:
             message = parse_message(line.data, depth=self._limits.depth)
         except EnvelopeError as error:
@@ -375,6 +383,7 @@ class LineConnection(asyncio.Protocol):
         if isinstance(message, Request):
             wait = self._services.rates.admit(self._principal, self._services.node.clock.monotonic())
             if wait:
+                self._tell_refused(self._principal, message.method, TOO_MANY)
                 why = "this client makes too many requests"
                 self._write(overloaded(message.id, why, retry_after=wait).data)
                 return
@@ -422,6 +431,13 @@ class LineConnection(asyncio.Protocol):
             # Closes once everything is written; a reader that does not read meets the timer, or the door's bound.
             self._transport.close()
         self._on_idle()
+
+    def _tell_refused(self, principal: str, method: str, outcome: str) -> None:
+        if self._audit is not None:
+            client = "" if self._front is None else self._front.client
+            self._audit.refused(
+                principal=principal, client=client, method=method, name=SOCKET_NAME, outcome=outcome
+            )
 
     def _refuse(self, reason: str) -> None:
         self._write_error(INVALID_REQUEST, reason)

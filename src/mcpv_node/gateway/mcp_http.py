@@ -147,7 +147,9 @@ class McpEndpoint:
             session.detach(self._now)
 
     async def _initialize(self, exchange: Exchange, place: Place, request: Request) -> None:
-        opened = await self._sessions.ask(Open(place.principal, place.selector, request), SESSION_BOUND)
+        opened = await self._sessions.ask(
+            Open(place.principal, place.wanted, request, place.within), SESSION_BOUND
+        )
         if isinstance(opened, NotOpened):
             answer = _too_many_sessions(request) if opened.answer is None else opened.answer.data
             await exchange.answer(200, answer)
@@ -168,7 +170,7 @@ class McpEndpoint:
         name = exchange.header(SESSION_HEADER)
         if not name:
             return _NoSession(400, "Mcp-Session-Id is missing; initialize comes first")
-        session = attach(self._services.sessions, SessionId(name), place.principal, place.selector)
+        session = attach(self._services.sessions, SessionId(name), place.principal, place.wanted)
         return _NO_SUCH_SESSION if session is None else session
 
     async def _in_session(self, exchange: Exchange, session: Session, message: Message) -> None:
@@ -188,7 +190,7 @@ class McpEndpoint:
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
         answer = CallAnswer(exchange, session, self._services.node.clock)
         try:
-            await answer.finish(await session.front.run_call(step, answer.emit))
+            await answer.finish(await session.front.run_call(step, answer.emit, answer.wait_gone))
         finally:
             # Only the door's own end gets here with the call under way: its bound for calls in hand is over.
             answer.abandon()
@@ -224,7 +226,7 @@ class McpEndpoint:
             await _refuse(exchange, 400, "Mcp-Session-Id is missing")
             return
         closed = await self._sessions.ask(
-            Close(SessionId(name), place.principal, place.selector), SESSION_BOUND
+            Close(SessionId(name), place.principal, place.wanted), SESSION_BOUND
         )
         if closed:
             await exchange.answer(204)

@@ -15,7 +15,7 @@ from loguru import logger
 from msgspec import Struct
 
 from mcpv_node.actors.clients import Seen
-from mcpv_node.actors.world import Selector
+from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.protocol import (
     INVALID_REQUEST,
     MODERN,
@@ -59,10 +59,12 @@ _KEEPALIVE_COMMENT: Final = comment("keepalive")
 
 
 class Place(Struct, frozen=True):
-    """Who asks, and for which part of the node."""
+    """Who asks, and for which part of the node: what the path names, what the token may see, what both show now."""
 
     principal: str
     selector: Selector
+    wanted: Selector = EVERYTHING
+    within: Selector = EVERYTHING
 
 
 class ModernHttp:

@@ -37,6 +37,11 @@ if TYPE_CHECKING:
 # A server that asks again and again does not come to an end.
 MAX_ROUNDS = 32
 
+# A server that gives out a state and asks nothing is busy with something (seconds): soon for what is nearly done, and
+# never in a loop. The pause doubles with each such answer in a row.
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 10.0
+
 # Keeping an instance from its idle stop takes a turn of the loop.
 KEEP_BOUND = 5.0
 
@@ -44,13 +49,16 @@ KEEP_BOUND = 5.0
 async def finish_rounds(trip: Trip, port: ClientPort, answer: Answer | CallFailure) -> Answer | CallFailure:
     """Ask the client what the server wants to know, as often as it does."""
     name = trip.server.spec.name
+    states_alone = 0  # in a row
     try:
         for _ in range(MAX_ROUNDS):
             required = _required(trip, answer)
             if required is None:
                 return answer
             assert trip.served is not None  # somebody has answered
-            responses = await _ask_in_time(trip, port, required, trip.served)
+            states_alone = 0 if required.requests else states_alone + 1
+            pause = pause_after(states_alone)
+            responses = await _ask_in_time(trip, port, required, trip.served, pause)
             if not isinstance(responses, dict):
                 return responses
             trip.params = retry_params(trip.route.call.params, responses=responses, state=required.state)
@@ -68,6 +76,11 @@ async def finish_rounds(trip: Trip, port: ClientPort, answer: Answer | CallFailu
     )
 
 
+def pause_after(states_alone: int) -> float:
+    """Seconds before a call is made again, after so many answers in a row that ask nothing."""
+    return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** (states_alone - 1)) if states_alone else 0.0
+
+
 def _required(trip: Trip, answer: Answer | CallFailure) -> InputRequired | None:
     """What the server wants to know before it goes on, if that is its answer."""
     if isinstance(answer, CallFailure) or answer.result is None or trip.served is None:
@@ -78,20 +91,24 @@ def _required(trip: Trip, answer: Answer | CallFailure) -> InputRequired | None:
 
 
 async def _ask_in_time(
-    trip: Trip, port: ClientPort, required: InputRequired, served: Lease
+    trip: Trip, port: ClientPort, required: InputRequired, served: Lease, pause: float
 ) -> dict[str, bytes | Raw] | Answer | CallFailure:
-    """Ask as long as the whole call may take; meanwhile whoever cancels it cancels this."""
+    """Ask, or pause, as long as the whole call may take; meanwhile whoever cancels it cancels this."""
     name = trip.server.spec.name
     kept = new_lease_id()
     trip.control.wait()
     try:
         async with asyncio.timeout(max(0.0, trip.ends - trip.node.clock.monotonic())):
             await _keep(trip, kept, served)
+            if not required.requests:
+                await asyncio.sleep(pause)
             return await _ask_all(port, required)
     except TimeoutError:
         return CallFailure(
             reason=Reason.CALL_TIMEOUT,
-            message=f"{name}: the client did not answer what it was asked before the end of the call",
+            message=f"{name}: the client did not answer what it was asked before the end of the call"
+            if required.requests
+            else f"{name}: it had no result before the end of the call",
             server=name,
             executed="unknown",
         )

@@ -14,6 +14,8 @@ from enum import Enum
 
 from msgspec import Struct
 
+from .presence import Presence
+
 # More than any reader that keeps up has waiting; past it, what is old is of no use to it.
 STREAM_MESSAGES = 256
 
@@ -51,6 +53,7 @@ class Outbox:
     __slots__ = (
         "_entries",
         "_messages",
+        "_presence",
         "_reader",
         "_room",
         "_size",
@@ -61,8 +64,16 @@ class Outbox:
         "written",
     )
 
-    def __init__(self, name: str, room: Room | None = None, *, messages: int = STREAM_MESSAGES) -> None:
+    def __init__(
+        self,
+        name: str,
+        room: Room | None = None,
+        *,
+        messages: int = STREAM_MESSAGES,
+        presence: Presence | None = None,
+    ) -> None:
         self.name = name
+        self._presence = presence
         self._messages = messages
         self.last = 0
         self.written = 0  # up to here a reader has written what it was given
@@ -100,6 +111,8 @@ class Outbox:
         if message is not None:
             self._append(message, may_be_dropped=False)
         self.is_finished = True
+        if self._presence is not None:
+            self._presence.end()
         self._wake()
 
     def connect(self, after: int | None = None) -> Reader:
@@ -108,12 +121,16 @@ class Outbox:
         self._reader = Reader(self, self.written if after is None else after)
         if former is not None:
             former.close()
+        if self._presence is not None:
+            self._presence.came()
         return self._reader
 
     def disconnect(self, reader: Reader) -> None:
         """The reader has gone; what follows waits for the next one."""
         if self._reader is reader:
             self._reader = None
+            if self._presence is not None and not self.is_finished:
+                self._presence.left()
 
     def following(self, number: int) -> Entry | None:
         """The first message after this number that is still here."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Raw
 
@@ -20,6 +20,10 @@ class Emit(Protocol):
 
 # Says something that may be dropped: modern clients hear nothing else before an answer.
 Tell: TypeAlias = Callable[[bytes], object]
+
+
+# Returns once nobody is there any more who could answer what was said on the stream of a call.
+Gone: TypeAlias = Callable[[], Coroutine[Any, Any, None]]
 
 
 class ClientPort(Protocol):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from mcpv_node.actors.config import ConfigMessage
 from mcpv_node.actors.context import NodeContext
 from mcpv_node.actors.index_messages import ConsumerId
-from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.kernel import Handle, Health
 from mcpv_node.actors.status import LearningMessage, ShowInit
 from mcpv_node.protocol import Sealer
 from mcpv_node.telemetry.log_ring import LogRing
@@ -80,7 +80,7 @@ class DoorServices:
     request_stop: Callable[[], None]
     on_sessions: Callable[[str, int], None]  # a door's name and how many sessions it has now
     is_ready: Callable[[], bool]
-    is_alive: Callable[[], bool]
+    check_health: Callable[[], Awaitable[Health]]  # whether every actor answers
     held: Handle[HeldMessage]  # the calls that wait for a modern client
     # How many requests each principal has in flight, at all doors together. Theirs to change, on the loop's thread.
     load: Counter[str] = field(default_factory=Counter[str])

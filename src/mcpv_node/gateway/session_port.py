@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 from msgspec import Raw
@@ -29,13 +29,14 @@ from mcpv_node.protocol import (
     untag_notification,
 )
 
-from .ports import Emit
+from .ports import Emit, Gone
 from .tasks import TaskRef, as_client_knows, is_for_client
 
 LOG_MESSAGE: Final = "notifications/message"
 
 
 UNHEARD: Final = Answer(error=b'{"code":-32603,"message":"the client does not read what it is asked"}')
+LEFT: Final = Answer(error=b'{"code":-32603,"message":"the client is not there any more"}')
 
 
 class Questions:
@@ -45,8 +46,10 @@ class Questions:
         self._open: dict[RawId, asyncio.Future[Answer]] = {}
         self._last = 0
 
-    async def ask(self, method: str, params: bytes | Raw | None, emit: Emit) -> Answer:
-        """Ask, and wait until the client answers, for as long as the call it belongs to."""
+    async def ask(
+        self, method: str, params: bytes | Raw | None, emit: Emit, gone: Gone | None = None
+    ) -> Answer:
+        """Ask, and wait until the client answers, for as long as the call it belongs to; with `gone`, until that."""
         self._last += 1
         id = RawId(b"%d" % self._last)
         answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
@@ -54,12 +57,12 @@ class Questions:
         try:
             if not emit(encode_request(id, method, params), may_be_dropped=False):
                 return UNHEARD
-            return await answered
+            if gone is None or await _before(answered, gone):
+                return await answered
+            _withdraw(id, "nobody was there to answer", emit)
+            return LEFT
         except asyncio.CancelledError:
-            emit(
-                encode_notification(CANCELLED, cancelled(id, "it is not needed any more")),
-                may_be_dropped=False,
-            )
+            _withdraw(id, "it is not needed any more", emit)
             raise
         finally:
             del self._open[id]
@@ -75,10 +78,25 @@ class Questions:
             answered.set_result(Answer(error=keep(message.error)))
 
 
-class SessionPort:
-    """See the module."""
+async def _before(answered: asyncio.Future[Answer], gone: Gone) -> bool:
+    """Wait for either; tell whether the answer has come."""
+    leaving = asyncio.get_running_loop().create_task(gone())
+    either: set[asyncio.Future[Any]] = {answered, leaving}
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        leaving.cancel()
+    return answered.done()
 
-    __slots__ = ("_capabilities", "_emit", "_questions", "_task", "_token", "log_level")
+
+def _withdraw(id: RawId, why: str, emit: Emit) -> None:
+    emit(encode_notification(CANCELLED, cancelled(id, why)), may_be_dropped=False)
+
+
+class SessionPort:
+    """See the module. `gone`: how it is known that the client has left, where a call does not end with that."""
+
+    __slots__ = ("_capabilities", "_emit", "_gone", "_questions", "_task", "_token", "log_level")
 
     def __init__(
         self,
@@ -88,6 +106,7 @@ class SessionPort:
         capabilities: bytes,
         questions: Questions,
         emit: Emit,
+        gone: Gone | None = None,
         task: TaskRef | None = None,
     ) -> None:
         self.log_level = log_level
@@ -95,6 +114,7 @@ class SessionPort:
         self._capabilities = capabilities
         self._questions = questions
         self._emit = emit
+        self._gone = gone
         self._task = task  # what the call is about, where that is a task
 
     @property
@@ -121,7 +141,7 @@ class SessionPort:
             return _refusal(INVALID_PARAMS, str(error))
         if not is_offered:
             return _refusal(METHOD_NOT_FOUND, f"{method} is not offered by this client")
-        return await self._questions.ask(method, as_client_knows(self._task, params), self._emit)
+        return await self._questions.ask(method, as_client_knows(self._task, params), self._emit, self._gone)
 
 
 def _refusal(code: int, message: str) -> Answer:

@@ -1,7 +1,9 @@
 """The legacy sessions of the HTTP door: who has one, whose it is, and when it ends.
 
 A session ends when its client ends it, or when nothing was in flight for `limits.sessionIdleSeconds`; an open stream
-counts as in flight. Its id is 192 random bits and is worth nothing to another principal, nor on another path.
+counts as in flight. Its id is 192 random bits and is worth nothing to another principal, nor on another path. What its
+path and its token show is looked up again with every change of the configuration: a session lives on when its
+profile was edited, and ends when there is nothing of that name any more.
 """
 
 from __future__ import annotations
@@ -20,15 +22,17 @@ from mcpv_node.actors.clients import (
     RegisterAgain,
     Unregister,
 )
-from mcpv_node.actors.index_messages import ConsumerId, Join, Leave
+from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, ServersChanged
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, LoopActor, Request, answers, handles
-from mcpv_node.actors.world import Selector
+from mcpv_node.actors.world import EVERYTHING, Selector
+from mcpv_node.protocol import INVALID_REQUEST, encode_failure
 from mcpv_node.protocol import Request as RpcRequest
 from mcpv_node.telemetry import EventKind
 
 from .front import AnswerStep, Front
 from .services import DoorServices, new_consumer_id
 from .streams import PRIMED_SINCE, Streams
+from .visibility import resolve_selector
 
 SessionId = NewType("SessionId", str)
 
@@ -46,10 +50,20 @@ ERA = "legacy"
 class Session:
     """One client's session: its conversation and its streams."""
 
-    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "streams", "users")
+    __slots__ = ("consumer", "ended", "front", "id", "idle_since", "streams", "users", "wanted", "within")
 
-    def __init__(self, session_id: SessionId, *, now: float) -> None:
+    def __init__(
+        self,
+        session_id: SessionId,
+        *,
+        now: float,
+        wanted: Selector = EVERYTHING,
+        within: Selector = EVERYTHING,
+    ) -> None:
         self.id = session_id
+        # What its path names, and what its token may see; what they mean now is the front's selector.
+        self.wanted = wanted
+        self.within = within
         self.consumer: ConsumerId = new_consumer_id()
         self.streams = Streams()
         self.front: Front
@@ -68,12 +82,11 @@ class Session:
             principal=self.front.principal,
         )
 
-    def is_for(self, principal: str, selector: Selector) -> bool:
+    def is_for(self, principal: str, wanted: Selector) -> bool:
         """Whether it is of any use to this principal on this path."""
-        front = self.front
         # Nearly always the very same selector: comparing two costs more than looking.
-        is_same = front.selector is selector or front.selector == selector
-        return is_same and not self.ended and front.principal == principal
+        is_same = self.wanted is wanted or self.wanted == wanted
+        return is_same and not self.ended and self.front.principal == principal
 
     def attach(self) -> None:
         """One more request or stream uses it, so it is not idle; everyone who attaches detaches when done."""
@@ -98,11 +111,11 @@ class Session:
         """Leave a message that belongs to no request for the stream; False when it was not taken."""
         return self.streams.put(self.streams.standing, message, may_be_dropped=may_be_dropped)
 
-    def end(self, reason: str) -> None:
+    def end(self, reason: str, *, node_stops: bool = False) -> None:
         """Nobody is there any more: end the stream and the calls."""
         self.ended = True
         self.streams.close()
-        self.front.cancel_all(reason)
+        self.front.cancel_all(reason, node_stops=node_stops)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,11 +135,12 @@ class NotOpened:
 
 @dataclass(frozen=True, slots=True)
 class Open(Request[Opened | NotOpened]):
-    """Open a session with this initialize request."""
+    """Open a session with this initialize request. `wanted` is what its path names, `within` what its token may see."""
 
     principal: str
-    selector: Selector
+    wanted: Selector
     initialize: RpcRequest
+    within: Selector = EVERYTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +149,7 @@ class Close(Request[bool]):
 
     id: SessionId
     principal: str
-    selector: Selector
+    wanted: Selector
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,18 +162,18 @@ class CountSessions(Request[int]):
     """How many there are."""
 
 
-SessionsMessage: TypeAlias = Open | Close | Expire | CountSessions | RegisterAgain
+SessionsMessage: TypeAlias = Open | Close | Expire | CountSessions | RegisterAgain | ServersChanged
 
 
 def attach(
-    sessions: Mapping[SessionId, Session], id: SessionId, principal: str, selector: Selector
+    sessions: Mapping[SessionId, Session], id: SessionId, principal: str, wanted: Selector
 ) -> Session | None:
-    """Use a session for one request or stream; None when there is none for this principal and selector.
+    """Use a session for one request or stream; None when there is none for this principal on this path.
 
     Everyone who was given the session calls its `detach` when done.
     """
     session = sessions.get(id)
-    if session is None or not session.is_for(principal, selector):
+    if session is None or not session.is_for(principal, wanted):
         return None
     session.attach()
     return session
@@ -192,7 +206,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         if isinstance(reason, Crashed | Killed):
             return
         for session in list(self._sessions.values()):
-            self._end(session, "the node stops")
+            self._end(session, "the node stops", node_stops=True)
 
     @answers(Open)
     def _on_open(self, request: Open) -> Opened | NotOpened:
@@ -201,13 +215,19 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
             self._expire()
         if len(self._sessions) >= limit:
             return NotOpened(None)
+        selector = resolve_selector(self._node.world.world, request.wanted, within=request.within)
+        if selector is None:
+            return NotOpened(_gone(request.initialize))
         session = Session(
-            SessionId(secrets.token_urlsafe(SESSION_ID_BYTES)), now=self._node.clock.monotonic()
+            SessionId(secrets.token_urlsafe(SESSION_ID_BYTES)),
+            now=self._node.clock.monotonic(),
+            wanted=request.wanted,
+            within=request.within,
         )
         session.front = Front(
             self._services,
             principal=request.principal,
-            selector=request.selector,
+            selector=selector,
             conversation=f"session:{session.id}",
             load=self._services.load,
             notify=session.notify,
@@ -216,9 +236,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         if not isinstance(step, AnswerStep) or step.is_error:
             return NotOpened(step if isinstance(step, AnswerStep) else None)
         session.users = 1
-        self._node.subscribers.tell(
-            Join(session.consumer, request.selector, session.front.on_snapshot_changed)
-        )
+        self._node.subscribers.tell(Join(session.consumer, selector, session.front.on_snapshot_changed))
         self._node.clients.tell(Register(session.client))
         self._node.tell_event(EventKind.SESSION_OPENED, client=session.front.client, cause=DOOR)
         self._sessions[session.id] = session
@@ -227,7 +245,7 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
 
     @answers(Close)
     def _on_close(self, request: Close) -> bool:
-        session = self._find(request.id, request.principal, request.selector)
+        session = self._find(request.id, request.principal, request.wanted)
         if session is not None:
             self._end(session, "the client closed it")
         return session is not None
@@ -246,9 +264,23 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
         for session in self._sessions.values():
             self._node.clients.tell(Register(session.client))
 
-    def _find(self, session_id: SessionId, principal: str, selector: Selector) -> Session | None:
+    @handles(ServersChanged)
+    def _on_servers_changed(self, _: ServersChanged) -> None:
+        world = self._node.world.world
+        for session in list(self._sessions.values()):
+            selector = resolve_selector(world, session.wanted, within=session.within)
+            if selector is None:
+                self._end(session, "what it was opened for is not there any more")
+            elif selector != session.front.selector:
+                session.front.select(selector)
+                self._node.subscribers.tell(
+                    Join(session.consumer, selector, session.front.on_snapshot_changed)
+                )
+                self._node.clients.tell(Register(session.client))
+
+    def _find(self, session_id: SessionId, principal: str, wanted: Selector) -> Session | None:
         session = self._sessions.get(session_id)
-        return session if session is not None and session.is_for(principal, selector) else None
+        return session if session is not None and session.is_for(principal, wanted) else None
 
     def _expire(self) -> None:
         now = self._node.clock.monotonic()
@@ -258,8 +290,8 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
             if not session.users and session.idle_since <= oldest:
                 self._end(session, "nothing was in flight for too long")
 
-    def _end(self, session: Session, reason: str) -> None:
-        session.end(reason)
+    def _end(self, session: Session, reason: str, *, node_stops: bool = False) -> None:
+        session.end(reason, node_stops=node_stops)
         self._node.subscribers.tell(Leave(session.consumer))
         self._node.clients.tell(Unregister(session.client.id, reason))
         self._node.tell_event(
@@ -275,3 +307,8 @@ class Sessions(LoopActor[dict[SessionId, Session]]):
     def _count(self) -> None:
         self._node.metrics.sessions(DOOR, ERA).set(len(self._sessions))
         self._services.on_sessions(DOOR, len(self._sessions))
+
+
+def _gone(request: RpcRequest) -> AnswerStep:
+    why = "what this path names is not there any more"
+    return AnswerStep(encode_failure(request.id, code=INVALID_REQUEST, message=why), is_error=True)

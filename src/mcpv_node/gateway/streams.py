@@ -14,6 +14,7 @@ from typing import Final
 from mcpv_node.protocol import comment, encode_event
 
 from .outbox import Entry, Outbox, Reader, Room
+from .presence import Presence
 
 # The clients before cannot read an event without data.
 PRIMED_SINCE: Final = "2025-11-25"
@@ -60,10 +61,10 @@ class Streams:
         """What all of them hold."""
         return self._room.used
 
-    def open(self) -> Outbox:
-        """Make a stream for one request; whoever opened it finishes it."""
+    def open(self, presence: Presence | None = None) -> Outbox:
+        """Make a stream for one request; whoever opened it finishes it. `presence` hears of its readers."""
         self._opened += 1
-        outbox = Outbox(self._name(self._opened), self._room)
+        outbox = Outbox(self._name(self._opened), self._room, presence=presence)
         self._running[outbox.name] = outbox
         return outbox
 

@@ -11,7 +11,7 @@ Between two legs: `params` and `shapes` turn requests, results and errors into t
 for what servers ask of clients, `tasks` for work that is fetched later, `profiles` for what both can do, and `sealed` keeps what clients carry for us.
 
 `session` is a whole server without its pipe. `members` reads objects without touching their values and `reading` reads
-values out of them, `log_levels` is an order, `errors` says what can go wrong.
+values out of them, `log_levels` is an order, `trace_context` says whose trace a request belongs to, `errors` says what can go wrong.
 """
 
 from .calls import (
@@ -270,6 +270,7 @@ from .templates import (
     best_match,
     parse_template,
 )
+from .trace_context import check_trace, read_trace, write_trace
 from .versions import (
     LATEST_LEGACY,
     LATEST_MODERN,
@@ -402,6 +403,7 @@ __all__ = [
     "best_match",
     "build_initialize",
     "cancelled",
+    "check_trace",
     "capabilities_of",
     "check_headers",
     "check_param_headers",
@@ -465,6 +467,7 @@ __all__ = [
     "profile_of",
     "read_headers",
     "read_meta",
+    "read_trace",
     "refuse",
     "rename_definition",
     "request_headers",
@@ -496,4 +499,5 @@ __all__ = [
     "rename_task",
     "task_state",
     "with_state",
+    "write_trace",
 ]

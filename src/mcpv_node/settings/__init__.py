@@ -6,9 +6,9 @@
 walk, `expand` the variables, `rules` what types cannot say, `problems` what was wrong); `find` knows where files
 are; `spec_key` which entries are the same thing; `difference` what a new configuration changes, `marks` when to look
 at the files again; `describe` shows the settings in effect without secrets, `explain`
-with where each comes from; `editing` changes one entry of a file's text; `schema` is all of it for editors.
+with where each comes from; `editing` changes one entry of a file's text, `target` is the files it is in; `schema` is all of it for editors.
 
-`editing`, `explain`, `schema` and `meanings` are imported by those who need them: a node that runs does not.
+`editing`, `target`, `explain`, `schema` and `meanings` are imported by those who need them: a node that runs does not.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from .types import (
     NodeLimits,
     NodeSettings,
     OAuthSettings,
+    OtlpSettings,
     PinTools,
     ProfileSettings,
     RestartSettings,
@@ -43,6 +44,7 @@ from .types import (
     ServerStrategy,
     ServerTlsSettings,
     SpecKey,
+    TelemetrySettings,
     TlsSettings,
     TokenSettings,
     ToolNamespace,
@@ -71,6 +73,7 @@ __all__ = [
     "NodeLimits",
     "NodeSettings",
     "OAuthSettings",
+    "OtlpSettings",
     "PinTools",
     "Problem",
     "ProfileSettings",
@@ -82,6 +85,7 @@ __all__ = [
     "ServerTlsSettings",
     "SettingsError",
     "SpecKey",
+    "TelemetrySettings",
     "TlsSettings",
     "TokenSettings",
     "ToolNamespace",

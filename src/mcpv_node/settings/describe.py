@@ -15,16 +15,14 @@ from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
 
+from mcpv_node.secret_names import is_secret_name
+
 from .spec_key import spec_key
 from .types import NodeSettings, ServerSpec
 
 HIDDEN = "***"
 
-_SECRET_WORDS = r"(?:token|secret|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key|credential|auth)"
-_SECRET_FLAG = re.compile(
-    rf"(?P<flag>-{{1,2}}[\w.-]*{_SECRET_WORDS}[\w.-]*)(?P<value>=.*)?", re.IGNORECASE | re.DOTALL
-)
-_SECRET_NAME = re.compile(rf"[\w.-]*(?:{_SECRET_WORDS}|pat|key|pass|pwd)", re.IGNORECASE)
+_FLAG = re.compile(r"(?P<flag>-{1,2}[A-Za-z][\w.-]*)(?P<value>=.*)?", re.DOTALL)
 _ASSIGNMENT = re.compile(r"(?P<name>(?:-{1,2}(?:e|env)=)?[A-Za-z_][\w.-]*)=(?P<value>.+)", re.DOTALL)
 _HEADER = re.compile(
     r"(?P<flag>(?:-H|--header)=?)?(?P<name>[A-Za-z][A-Za-z0-9-]*): ?(?P<value>\S.*)", re.DOTALL
@@ -42,6 +40,12 @@ _PAIR_FLAGS = frozenset({"-e", "--env", "-H", "--header"})
 def describe(settings: NodeSettings) -> dict[str, Any]:
     """Give all settings in effect under their keys; values of `env` and `headers` are hidden."""
     described: dict[str, Any] = msgspec.to_builtins(settings)
+    otlp = settings.telemetry.otlp
+    if otlp is not None:
+        shown = described["telemetry"]["otlp"]
+        shown["headers"] = dict.fromkeys(otlp.headers, HIDDEN)
+        if otlp.endpoint is not None:
+            shown["endpoint"] = _without_credentials(otlp.endpoint)
     described["servers"] = [describe_server(spec) for spec in settings.servers]
     return described
 
@@ -68,16 +72,11 @@ def command_line(spec: ServerSpec) -> str:
     return _without_credentials(spec.url)
 
 
-def is_secret_name(name: str) -> bool:
-    """Tell whether a variable or option of this name probably holds a secret."""
-    return _SECRET_NAME.search(name) is not None
-
-
 def hide_secrets(args: Sequence[str]) -> Iterator[str]:
     """Give the arguments of a program with what may be a secret hidden."""
     before = ""
     for arg in args:
-        flag = _SECRET_FLAG.fullmatch(before)
+        flag = _secret_flag(before)
         if flag is not None and not flag["value"] and not arg.startswith("-"):
             yield HIDDEN
         else:
@@ -85,9 +84,20 @@ def hide_secrets(args: Sequence[str]) -> Iterator[str]:
         before = arg
 
 
+def _secret_flag(arg: str) -> re.Match[str] | None:
+    """An option that is to be followed by a secret, or is."""
+    flag = _FLAG.fullmatch(arg)
+    return flag if flag is not None and is_secret_name(flag["flag"]) else None
+
+
+def _is_dsn(flag: str, value: str) -> bool:
+    """An address with a secret in it: without that, people want to see it."""
+    return flag.lower().endswith("dsn") and "://" in value
+
+
 def _shown(arg: str, *, is_pair: bool) -> str:
-    flag = _SECRET_FLAG.fullmatch(arg)
-    if flag is not None and flag["value"]:
+    flag = _secret_flag(arg)
+    if flag is not None and flag["value"] and not _is_dsn(flag["flag"], flag["value"]):
         return f"{flag['flag']}={HIDDEN}"
     header = _HEADER.fullmatch(arg)
     if header is not None and (is_pair or header["flag"] or header["name"].lower() == "authorization"):

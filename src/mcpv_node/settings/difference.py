@@ -84,6 +84,7 @@ _AT_START = frozenset(
         "listen",
         "log",
         "stateDir",
+        "telemetry",
     }
 )
 

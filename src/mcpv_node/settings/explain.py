@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from .describe import HIDDEN, describe, is_secret_name
+from mcpv_node.secret_names import is_secret_name
+
+from .describe import HIDDEN, describe
 from .loader import Loaded
 from .reading import Origin, join
 

@@ -23,6 +23,7 @@ from .rules import (
     Finding,
     check_issuer,
     check_listen,
+    check_otlp,
     check_server,
     check_token,
     normalise_tags,
@@ -256,6 +257,9 @@ class _Load:
         if settings.auth.oauth is not None:
             findings = check_issuer(settings.auth.oauth, profiles=self.profile_names)
             _note(reader, "auth.oauth", findings, _below(bad, "auth.oauth"))
+        if settings.telemetry.otlp is not None:
+            findings = check_otlp(settings.telemetry.otlp)
+            _note(reader, "telemetry.otlp", findings, _below(bad, "telemetry.otlp"))
         mode = settings.default_activation_mode
         servers = tuple(
             entry.spec if entry.has_mode else msgspec.structs.replace(entry.spec, activation_mode=mode)

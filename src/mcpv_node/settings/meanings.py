@@ -21,10 +21,12 @@ from .types import (
     NodeLimits,
     NodeSettings,
     OAuthSettings,
+    OtlpSettings,
     ProfileSettings,
     RestartSettings,
     ServerSpec,
     ServerTlsSettings,
+    TelemetrySettings,
     TlsSettings,
     TokenSettings,
     ToolRules,
@@ -58,6 +60,7 @@ MEANINGS: Mapping[type[msgspec.Struct], Mapping[str, str]] = {
         "cluster": "The cluster this node belongs to; a node on its own needs nothing here.",
         "limits": "Bounds of what the node takes from clients and servers.",
         "log": "What is logged, how, and where to besides stderr.",
+        "telemetry": "What is told of the node's work to other systems.",
         "pinTools": "A tool whose definition is not the one first seen: `off` nothing, `warn`, or `block` it until it "
         "is approved.",
     },
@@ -178,8 +181,22 @@ MEANINGS: Mapping[type[msgspec.Struct], Mapping[str, str]] = {
     LogSettings: {
         "level": "Log from this level on.",
         "format": "`json` or `text`; `auto`: text for a terminal.",
-        "file": "A file to log to besides stderr, relative to this file.",
-        "audit": "A file with one line for each call: who, what, how it ended, and the digest of its arguments.",
+        "file": "A file to log to besides stderr, relative to this file; always JSON, for its owner alone.",
+        "rotateMB": "A log that is longer begins anew; the one before it is kept beside it.",
+        "keep": "So many former ones of `file` are kept.",
+        "audit": "A file with one line for each call (who, what, how it ended, and the digest of its arguments), "
+        "for each order of an operator's, and for who was turned away.",
+    },
+    TelemetrySettings: {
+        "otlp": "Traces of calls (needs `pip install 'mcpv-node[otel]'`); `otlp: {}` goes by the `OTEL_*` variables.",
+    },
+    OtlpSettings: {
+        "endpoint": "The collector's URL; `/v1/traces` is added where it has no path. Without it "
+        "`OTEL_EXPORTER_OTLP_ENDPOINT`, else `http://localhost:4318`.",
+        "headers": "Headers of every export.",
+        "serviceName": "Who the spans are of. Without it `OTEL_SERVICE_NAME`, else `mcpv-node`.",
+        "sampleRatio": "Which share of the calls is traced that bring no trace of their own. Without it "
+        "`OTEL_TRACES_SAMPLER`, else all.",
     },
     ProfileSettings: {
         "servers": "Names of entries of runtime.yaml, or entries of its own; without it, all servers.",

@@ -311,7 +311,8 @@ class Reader:
             case inspect.FloatType():
                 if node.plain and _NUMBER.fullmatch(text) and math.isfinite(float(text)):
                     return self._in_range(float(text), kind, path, shown)
-                self._refuse_number(path, "a number of seconds", node, text)
+                what = "a number from 0 to 1" if kind.le == 1 else "a number of seconds"
+                self._refuse_number(path, what, node, text)
             case _:
                 raise TypeError(f"{path}: no reader for {kind!r}")
         return _BAD

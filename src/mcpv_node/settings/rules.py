@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from .types import IssuerSettings, ListenSettings, ServerSpec, TokenSettings
+from .types import IssuerSettings, ListenSettings, OtlpSettings, ServerSpec, TokenSettings
 
 PROCESS_KEYS = ("command", "args", "env", "cwd")
 REMOTE_KEYS = ("url", "headers", "tls", "proxy", "oauth")
@@ -109,6 +109,16 @@ def check_issuer(oauth: IssuerSettings, *, profiles: Collection[str]) -> Iterato
             yield Finding(key, "holds what is no name of a scope")
     if oauth.profile is not None and oauth.profile not in profiles:
         yield Finding("profile", f'there is no profile "{oauth.profile}"')
+
+
+def check_otlp(otlp: OtlpSettings) -> Iterator[Finding]:
+    """Find what is wrong with where spans go."""
+    if otlp.endpoint is not None and not _is_web_address(otlp.endpoint):
+        yield Finding("endpoint", "is not an http or https URL with a host")
+    seen: set[str] = set()
+    for name, value in otlp.headers.items():
+        yield from _check_header(name, value, seen)
+        seen.add(name.lower())
 
 
 def is_private_way(url: str) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 from urllib.parse import parse_qsl, unquote, urlsplit
+
+from mcpv_node.secret_names import is_secret_name
 
 from .describe import HIDDEN, hide_secrets
 from .types import NodeSettings, ServerSpec
@@ -16,19 +17,18 @@ SHORTEST: Final = 6
 # Of a secret of several lines, such as a key in PEM, these long ones are secrets each.
 _LONG_LINE: Final = 16
 
-_NAMES_A_SECRET: Final = re.compile(
-    r"(?i)auth|token|secret|passw(or)?d|passphrase|credential|cookie|(api|access|private|signing)_?-?key|\bkey$|_key$|dsn$"
-)
-
 
 def secret_values(settings: NodeSettings) -> frozenset[str]:
     """Every value of the settings that is a secret, as it may turn up in what a server writes."""
-    found = (value for spec in settings.servers for value in _of_server(spec))
+    found = [value for spec in settings.servers for value in _of_server(spec)]
+    otlp = settings.telemetry.otlp
+    if otlp is not None:
+        found += [*otlp.headers.values(), *_of_url(otlp.endpoint or "")]
     return frozenset(part for value in found for part in _spellings(value) if len(part) >= SHORTEST)
 
 
 def _of_server(spec: ServerSpec) -> Iterator[str]:
-    yield from (value for name, value in spec.env.items() if _NAMES_A_SECRET.search(name))
+    yield from (value for name, value in spec.env.items() if is_secret_name(name))
     yield from spec.headers.values()
     if spec.oauth is not None and spec.oauth.client_secret is not None:
         yield spec.oauth.client_secret
@@ -56,7 +56,7 @@ def _of_url(url: str) -> Iterator[str]:
     if password:
         yield password
         yield unquote(password)
-    yield from (value for name, value in parse_qsl(parts.query) if _NAMES_A_SECRET.search(name))
+    yield from (value for name, value in parse_qsl(parts.query) if is_secret_name(name))
 
 
 def _spellings(value: str) -> Iterable[str]:

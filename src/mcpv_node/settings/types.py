@@ -40,6 +40,7 @@ Seconds = Annotated[float, Meta(ge=0, le=ONE_YEAR)]
 PositiveSeconds = Annotated[float, Meta(gt=0, le=ONE_YEAR)]
 Count = Annotated[int, Meta(ge=0)]
 PositiveCount = Annotated[int, Meta(ge=1)]
+Ratio = Annotated[float, Meta(ge=0, le=1)]
 Name = Annotated[str, Meta(pattern=NAME_PATTERN)]
 Text = Annotated[str, Meta(min_length=1)]
 
@@ -216,8 +217,29 @@ class LogSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     # auto: JSON when stderr is not a terminal.
     format: LogFormat = "auto"
     file: Text | None = None
+    # A file that is longer begins anew, and so many of the former are kept.
+    rotate_mb: PositiveCount = field(default=50, name="rotateMB")
+    keep: Count = 10
     # Who asked which server for what, a line each; None: nowhere.
     audit: Text | None = None
+
+
+class OtlpSettings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Where spans of calls go. What is None here the OTEL_* variables may say, as for any program."""
+
+    # The collector's, for OTLP over HTTP.
+    endpoint: Text | None = None
+    headers: dict[str, str] = {}
+    service_name: Text | None = None
+    # Of the calls that bring no trace of their own; whoever brings one has decided.
+    sample_ratio: Ratio | None = None
+
+
+class TelemetrySettings(Struct, frozen=True, kw_only=True, rename="camel"):
+    """What is told of the node's work to other systems."""
+
+    # None: no traces are made.
+    otlp: OtlpSettings | None = None
 
 
 class ToolRules(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -260,4 +282,5 @@ class NodeSettings(Struct, frozen=True, kw_only=True, rename="camel"):
     cluster: ClusterSettings | None = None
     limits: NodeLimits = NodeLimits()
     log: LogSettings = LogSettings()
+    telemetry: TelemetrySettings = TelemetrySettings()
     pin_tools: PinTools = "off"

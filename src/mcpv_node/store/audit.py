@@ -20,8 +20,12 @@ AUDIT_BYTES = 50 * 1024 * 1024
 KEPT_AUDITS = 10
 
 
-class AuditLine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
-    """What one line says. The arguments are there as their digest, results not at all."""
+class AuditLine(msgspec.Struct, frozen=True, kw_only=True, rename="camel", omit_defaults=True):
+    """What one line says. The arguments are there as their digest, results not at all.
+
+    Of a request to the doors themselves (an order, or one that was turned away) `method` and `name` are those of HTTP,
+    and `client` is the address it came from.
+    """
 
     at: str  # when the request came, RFC 3339
     principal: str
@@ -30,8 +34,11 @@ class AuditLine(msgspec.Struct, frozen=True, kw_only=True, rename="camel"):
     method: str
     name: str  # of the tool, prompt or resource, as the client named it
     arguments: str | None  # sha256:<hex> of the bytes as the client wrote them
-    outcome: str  # ok, error (the server's own), cancelled, or a reason of the node's
+    # ok, error (the server's own), cancelled, or a reason of the node's; unauthorized, forbidden, misdirected or
+    # too_many_requests at the doors; http_<status> of an order
+    outcome: str
     seconds: float
+    times: int = 1  # refusals that came too fast for a line each
 
 
 class AuditFile:

@@ -18,25 +18,31 @@ from typing import TYPE_CHECKING, TextIO
 
 from loguru import logger
 
+from mcpv_node.secret_names import is_secret_name
+
 from .clock import rfc3339
 from .events import ERRORS, WARNINGS, Event
-from .redaction import MASK, PLAIN_REDACTOR, Redactor, names_a_secret
+from .redaction import MASK, PLAIN_REDACTOR, Redactor
 
 if TYPE_CHECKING:
     from loguru import Record, RecordException
 
-# A file grows to this size, then a new one begins; this many are kept: half a gigabyte at most.
-ROTATION = "50 MB"
+# A file grows to so many megabytes, then a new one begins; so many former ones are kept: half a gigabyte at most.
+ROTATE_MB = 50
 KEPT_FILES = 10
 
 # Standard loggers that write a line for every request or every task at their lower levels.
-_TALKATIVE = ("asyncio", "httpcore", "httpx", "pykka", "uvicorn.access", "watchfiles")
+_TALKATIVE = ("asyncio", "httpcore", "httpx", "pykka", "urllib3", "uvicorn.access", "watchfiles")
 
 # uvicorn brings handlers of its own, which would write each line a second time.
 _SELF_HANDLING = ("uvicorn", "uvicorn.access", "uvicorn.error")
 
 _LEVEL_NAMES = frozenset({"TRACE", "DEBUG", "INFO", "SUCCESS", "WARNING", "ERROR", "CRITICAL"})
 _STANDARD_LEVELS = {"TRACE": 5, "DEBUG": logging.DEBUG, "WARNING": logging.WARNING, "ERROR": logging.ERROR}
+
+MEGABYTE = 1024 * 1024
+
+_STDOUT, _STDERR = 1, 2
 
 # Where a finished line waits for loguru's template to pick it up.
 _LINE = "_line"
@@ -47,12 +53,15 @@ def configure_logging(
     *,
     json: bool | None = None,
     file: Path | None = None,
-    sink: TextIO | None = None,
+    rotate_mb: int = ROTATE_MB,
+    keep: int = KEPT_FILES,
+    sink: TextIO | OwnOutput | None = None,
     redact: Redactor = PLAIN_REDACTOR,
 ) -> None:
     """Send everything from `level` on to `sink` (stderr) and `file`.
 
-    `json` None means: JSON unless `sink` is a terminal. The file always holds JSON. Replaces whatever loguru and
+    `json` None means: JSON unless `sink` is a terminal. The file always holds JSON; at `rotate_mb` a new one begins,
+    and `keep` former ones stay. Replaces whatever loguru and
     the standard library's root logger were set to. Every line goes through `redact`.
     """
     stream = sys.stderr if sink is None else sink
@@ -75,13 +84,76 @@ def configure_logging(
             file,
             level=name,
             format=json_line,
-            rotation=ROTATION,
-            retention=KEPT_FILES,
+            rotation=rotate_mb * MEGABYTE,
+            retention=keep,
             opener=_private,
             backtrace=False,
             diagnose=False,
         )
     _intercept_standard_logging(name)
+
+
+class OwnOutput:
+    """The file that this process has as its stderr, begun anew when it is `limit` bytes long; the former is kept as
+    `<name>.1`. For a node that writes there for months: nobody else bounds it. Where somebody else has begun it anew, a
+    node under its supervisor or a program that rotates logs, this process follows.
+
+    Used under loguru's own lock, from any thread.
+    """
+
+    def __init__(self, path: Path, limit: int) -> None:
+        self._path = path
+        self._limit = limit
+        self._due = limit
+
+    @classmethod
+    def at(cls, path: Path, limit: int) -> OwnOutput | None:
+        """The file there, if it is this process's stderr."""
+        try:
+            named, ours = path.stat(), os.fstat(_STDERR)
+        except OSError:
+            return None
+        return cls(path, limit) if os.path.samestat(named, ours) else None
+
+    def write(self, message: str) -> None:
+        data = message.encode("utf-8", "replace")
+        ours = os.fstat(_STDERR)
+        if not self._is_named(ours):
+            self._open()
+        elif ours.st_size + len(data) > self._due:
+            self._begin_anew()
+        os.write(_STDERR, data)
+
+    def flush(self) -> None:
+        """There is nothing between us and the file."""
+
+    def isatty(self) -> bool:
+        return False
+
+    def _is_named(self, ours: os.stat_result) -> bool:
+        try:
+            return os.path.samestat(self._path.stat(), ours)
+        except OSError:
+            return False
+
+    def _begin_anew(self) -> None:
+        try:
+            os.replace(self._path, f"{self._path}.1")
+        except OSError:
+            # It goes on where it is; not every line shall try again.
+            self._due += self._limit
+        else:
+            self._open()
+
+    def _open(self) -> None:
+        try:
+            fresh = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        except OSError:
+            return  # what is open is written on
+        self._due = self._limit
+        for descriptor in (_STDOUT, _STDERR):
+            os.dup2(fresh, descriptor)
+        os.close(fresh)
 
 
 def log_event(event: Event) -> None:
@@ -107,7 +179,7 @@ def to_json(record: Record, redact: Redactor = PLAIN_REDACTOR) -> str:
         return redact(str(value))
 
     shown = {
-        name: MASK if names_a_secret(name) else masked(value) if isinstance(value, str) else value
+        name: MASK if is_secret_name(name) else masked(value) if isinstance(value, str) else value
         for name, value in line.items()
     }
     return jsonlib.dumps(shown, ensure_ascii=False, separators=(",", ":"), default=masked)

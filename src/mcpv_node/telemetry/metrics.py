@@ -78,6 +78,10 @@ class Family(Generic[_Kind]):
             self._series[labels] = series
         return series
 
+    def known(self) -> list[tuple[str, ...]]:
+        """The labels of every series met so far."""
+        return list(self._series)
+
     def forget(self, label_name: str, value: str) -> None:
         """Drop every series whose label `label_name` is `value`."""
         if label_name not in self._label_names:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
+from mcpv_node.secret_names import ENDINGS
+
 MASK = "***"
 
-_NAMES_A_SECRET = re.compile(r"(?i)authorization|token$|secret|passw(or)?d|api_?key")
+# Written together, and as two words.
+_ENDINGS = "|".join((*ENDINGS, "api[_-]key"))
 _CREDENTIALS = (
     # The scheme stays, so that one sees what kind of credential it was.
     re.compile(
@@ -19,8 +22,8 @@ _CREDENTIALS = (
     ),
     re.compile(r"(?i)(?P<kept>\bbearer\s+)[A-Za-z0-9._~+/=-]{8,}"),
     re.compile(
-        r"""(?ix)(?P<kept>(?:\b|[_-])(?:access_|refresh_|client_)?
-        (?:token|secret|password|passwd|api[_-]?key)["']?\s*[=:]\s*["']?)[^\s"',;&}\]]+"""
+        rf"""(?ix)(?P<kept>(?:\b|[_-])(?:access_|refresh_|client_)?
+        (?:{_ENDINGS})["']?\s*[=:]\s*["']?)[^\s"',;&}}\]]+"""
     ),
     re.compile(r"(?P<kept>://)[^/\s:@]+:[^/\s@]+(?=@)"),
 )
@@ -34,11 +37,6 @@ def redact(text: str) -> str:
     for credential in _CREDENTIALS:
         text = credential.sub(rf"\g<kept>{MASK}", text)
     return text
-
-
-def names_a_secret(name: str) -> bool:
-    """Whether what stands under this name is not to be shown."""
-    return _NAMES_A_SECRET.search(name) is not None
 
 
 class Redactor:

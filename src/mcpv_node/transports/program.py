@@ -40,7 +40,11 @@ class StartError(Exception):
 
 
 class ProgramNotFound(StartError):
-    """There is no such program where it was looked for."""
+    """There is no such program where it was looked for. `path`: the PATH that was searched, if one was."""
+
+    def __init__(self, message: str, path: str | None = None) -> None:
+        super().__init__(message)
+        self.path = path
 
 
 class ProgramNotExecutable(StartError):
@@ -83,7 +87,9 @@ def resolve_program(command: str, *, path: str, cwd: str | None) -> str:
     for program in candidates:
         if os.path.isfile(program):
             raise ProgramNotExecutable(f"{program!r} is not a program that may be run")
-    raise ProgramNotFound(f"there is no program {command!r} in PATH ({path or 'which is empty'})")
+    # Not the PATH itself: it is often longer than all else that is said of a server together.
+    where = "its PATH" if path else "its PATH, which is empty"
+    raise ProgramNotFound(f"there is no program {command!r} in {where}", path)
 
 
 def child_environment(base: Mapping[str, str], configured: Mapping[str, str], mark: str) -> dict[str, str]:

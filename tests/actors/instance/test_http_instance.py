@@ -9,6 +9,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from opentelemetry.sdk.trace import SpanProcessor
+from support.fakes import FakeClock
 from support.http_instances import Json, Script, failure, http_instance, success
 from support.http_servers import Request
 from support.owners import run, until
@@ -34,6 +36,7 @@ from mcpv_node.actors.instance.messages import (
 )
 from mcpv_node.actors.leases import Release, new_lease_id
 from mcpv_node.settings import NodeLimits
+from mcpv_node.telemetry.tracing import Tracing
 
 ERAS = pytest.mark.parametrize("era", ["legacy", "modern"])
 
@@ -87,6 +90,38 @@ def test_a_modern_server_sees_beside_the_body_what_it_is_about(tmp_path: Path) -
         assert call.headers["mcp-method"] == "tools/call"
         assert call.headers["mcp-name"] == "echo"
         assert call.headers["mcp-param-region"] == "north"
+
+    run(main())
+
+
+@ERAS
+def test_a_server_sees_in_the_headers_the_trace_a_traced_call_belongs_to(tmp_path: Path, era: str) -> None:
+    trace = {"traceparent": f"00-{'a' * 32}-{'b' * 16}-01", "tracestate": "vendor=1"}
+    broken = {"traceparent": "x\r\nevil: 1", "tracestate": "vendor=1"}
+
+    async def main() -> None:
+        tracing = Tracing(SpanProcessor(), clock=FakeClock(), attributes={})
+        async with http_instance(tmp_path, Script(era), tracing=tracing, max_concurrent=3) as one:
+            await one.is_ready()
+            for meta in (trace, broken, None):
+                await one.call(meta=meta)
+
+        calls = [sent.headers for sent in one.server.requests if b"tools/call" in sent.body]
+        seen = [{name: headers[name] for name in trace if name in headers} for headers in calls]
+        assert seen == [trace, {}, {}]
+
+    run(main())
+
+
+def test_where_nothing_is_traced_no_header_says_so(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with http_instance(tmp_path, Script("legacy")) as one:
+            await one.is_ready()
+            await one.call(meta={"traceparent": f"00-{'a' * 32}-{'b' * 16}-01"})
+
+        (call,) = [sent for sent in one.server.requests if b"tools/call" in sent.body]
+        assert "traceparent" not in call.headers
+        assert call.json()["params"]["_meta"]["traceparent"].startswith("00-aaa")
 
     run(main())
 

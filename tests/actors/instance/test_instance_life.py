@@ -74,7 +74,10 @@ def test_an_exit_in_the_handshake_comes_with_its_code_and_last_words(tmp_path: P
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"command": "there-is-no-such-program"}, "there is no program 'there-is-no-such-program' in PATH"),
+        (
+            {"command": "there-is-no-such-program"},
+            "there is no program 'there-is-no-such-program' in its PATH",
+        ),
         ({"cwd": "/there/is/no/such/folder"}, "does not exist"),
     ],
 )

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import msgspec
+import pytest
 from msgspec import Raw
 
 from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.actors.instance.own_requests import Then
-from mcpv_node.actors.instance.watching import Watching
+from mcpv_node.actors.instance.watching import FIRST_PAUSE, LONGEST_PAUSE, Watching
 from mcpv_node.protocol import Capabilities, Failure, RawId, ServerHello, Success
 
 ALL = Capabilities(
@@ -23,6 +24,7 @@ ALL = Capabilities(
     raw=b"{}",
 )
 NONE = Capabilities(tools=True, raw=b"{}")
+WATCHED = Capabilities(resources=True, resources_subscribe=True, raw=b"{}")
 
 
 def hello(version: str, capabilities: Capabilities = ALL) -> ServerHello:
@@ -38,7 +40,17 @@ class Server:
         self.opened: list[dict[str, Any]] = []
         self.closed: list[int] = []
         self.answers: list[Answer] = []
-        self.watching = Watching(ask=self._ask, open=self._open, close=self.closed.append)
+        self.pauses: list[float] = []
+        self.missed: list[frozenset[str]] = []
+        self.now = 0.0
+        self.watching = Watching(
+            ask=self._ask,
+            open=self._open,
+            close=self.closed.append,
+            pause=self.pauses.append,
+            missed=self.missed.append,
+            now=lambda: self.now,
+        )
         if version is not None:
             self.watching.begin(hello(version, capabilities))
 
@@ -224,3 +236,105 @@ def test_an_acknowledgement_of_what_nobody_has_asked_is_ignored() -> None:
     server.acknowledge(2)
 
     assert server.answers == [Answer(result=b"{}")]
+
+
+def stand(server: Server) -> None:
+    """The server agrees to what it was asked last."""
+    server.acknowledge(len(server.opened))
+
+
+def end(server: Server, reply: Success | Failure | None = OK) -> None:
+    """The server ends the subscription it was asked for last."""
+    assert server.watching.on_reply(len(server.opened), reply)
+
+
+def test_a_subscription_that_its_server_ends_is_opened_again_for_the_same() -> None:
+    server = Server("2026-07-28")
+    stand(server)
+    server.watch("a", "b")
+    stand(server)
+
+    end(server)
+    assert server.pauses == [FIRST_PAUSE]
+    assert len(server.opened) == 2
+    server.watching.listen_again()
+
+    assert server.opened[2] == server.opened[1]
+    assert server.missed == []
+    stand(server)
+    assert server.missed == [frozenset({"a", "b"})]
+
+
+@pytest.mark.parametrize("reply", [OK, NO, None])
+def test_the_pauses_before_it_is_opened_again_grow_to_a_bound(reply: Success | Failure | None) -> None:
+    server = Server("2026-07-28")
+    stand(server)
+
+    for _ in range(12):
+        end(server, reply)
+        server.watching.listen_again()
+
+    assert server.pauses[:4] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, 8 * FIRST_PAUSE]
+    assert server.pauses[-2:] == [LONGEST_PAUSE, LONGEST_PAUSE]
+
+
+def test_one_that_stood_for_long_is_opened_again_soon() -> None:
+    server = Server("2026-07-28")
+    for _ in range(3):
+        stand(server)
+        end(server)
+        server.watching.listen_again()
+    stand(server)
+    server.now += LONGEST_PAUSE
+    end(server)
+
+    assert server.pauses == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE, FIRST_PAUSE]
+
+
+def test_what_nobody_wants_any_more_is_not_opened_again() -> None:
+    server = Server("2026-07-28", WATCHED)
+    server.watch("a")
+    stand(server)
+    server.watch()
+    stand(server)
+
+    end(server)
+    server.watching.listen_again()
+
+    assert server.pauses == []
+    assert len(server.opened) == 2
+
+
+def test_what_is_refused_from_the_beginning_is_not_asked_for_again() -> None:
+    server = Server("2026-07-28")
+
+    end(server, NO)
+
+    assert server.pauses == []
+
+
+def test_what_a_refused_subscription_added_is_not_in_the_next_one() -> None:
+    server = Server("2026-07-28")
+    server.watch("a")
+    stand(server)
+    server.watch("a", "b")
+    end(server, NO)
+
+    assert server.watching.on_reply(2, OK)
+    server.watching.listen_again()
+
+    assert server.opened[-1]["resourceSubscriptions"] == ["a"]
+
+
+def test_a_pause_ends_with_a_new_wish() -> None:
+    server = Server("2026-07-28")
+    stand(server)
+    end(server)
+
+    server.watch("a")
+    server.watching.listen_again()
+    assert len(server.opened) == 2
+    stand(server)
+
+    assert server.answers == [Answer(result=b"{}")]
+    assert server.missed == [frozenset()]

@@ -6,7 +6,7 @@ are their documentation at `/api/openapi.json`.
 # Layout
 
 `app` makes the application. One file per group of routes, each with the bodies it answers with: `node`, `servers`,
-`catalog`, `clients`, `events`. `problems` is what an error looks like, `state` what the routes get of the node.
+`entries` (the configuration), `catalog`, `clients`, `events`. `problems` is what an error looks like, `state` what the routes get of the node.
 """
 
 from __future__ import annotations

@@ -18,6 +18,14 @@ from mcpv_node.gateway.services import DoorServices
 from .catalog import show_catalog
 from .clients import keep_client, list_clients, register_client, remove_client
 from .config import reload_config
+from .entries import (
+    add_server,
+    change_server,
+    disable_server,
+    enable_server,
+    remove_server,
+    show_entry,
+)
 from .events import follow_events
 from .learning import refresh_catalog
 from .lists import approve_tools
@@ -57,6 +65,12 @@ def create_rest_app(services: DoorServices, streams: EventStreams, logs: LogStre
                     start_server,
                     stop_server,
                     retry_server,
+                    show_entry,
+                    add_server,
+                    change_server,
+                    remove_server,
+                    enable_server,
+                    disable_server,
                     list_clients,
                     register_client,
                     keep_client,

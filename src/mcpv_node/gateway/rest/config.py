@@ -57,7 +57,7 @@ async def reload_config(state: State) -> ReloadBody:
     outcome = await services_of(state).config.ask(Reload(), RELOAD_BOUND)
     if isinstance(outcome, Rejected):
         raise Rejection(outcome.reason, outcome.problems)
-    changes = _change_bodies(outcome.changes)
+    changes = change_bodies(outcome.changes)
     return ReloadBody("applied" if changes else "unchanged", changes, list(outcome.warnings))
 
 
@@ -74,8 +74,9 @@ def _config_body(status: ConfigStatus) -> ConfigBody:
     problem = None
     if status.problem is not None:
         problem = RejectedBody(status.problem.reason, list(status.problem.problems))
-    return ConfigBody(rfc3339(status.applied_at), _change_bodies(status.changes), problem)
+    return ConfigBody(rfc3339(status.applied_at), change_bodies(status.changes), problem)
 
 
-def _change_bodies(changes: Sequence[Change]) -> list[ChangeBody]:
+def change_bodies(changes: Sequence[Change]) -> list[ChangeBody]:
+    """Give the changes as they are answered."""
     return [ChangeBody(str(change.what), change.name) for change in changes]

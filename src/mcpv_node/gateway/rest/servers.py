@@ -13,8 +13,9 @@ from litestar.params import FromPath
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mcpv_node.actors.kernel import AskTimeout
+from mcpv_node.actors.kernel import ActorError, AskTimeout
 from mcpv_node.actors.server_type.messages import (
+    CallCounts,
     OperatorStart,
     OperatorStop,
     Retry,
@@ -25,6 +26,7 @@ from mcpv_node.actors.server_type.messages import (
 )
 from mcpv_node.actors.status import LearningOutcome
 from mcpv_node.actors.world import Server
+from mcpv_node.gateway.services import DoorServices
 from mcpv_node.settings import ServerName
 from mcpv_node.telemetry import rfc3339
 
@@ -111,9 +113,35 @@ async def list_servers(state: State) -> ServersBody:
     outcomes = await show_outcomes(services)
     servers = services.node.world.world.servers.values()
     bodies = await asyncio.gather(
-        *(report_of(server, outcomes.get(server.view.spec_key)) for server in servers)
+        *(_report_or_why_not(services, server, outcomes.get(server.view.spec_key)) for server in servers)
     )
     return ServersBody(servers=sorted(bodies, key=lambda body: body.name))
+
+
+async def _report_or_why_not(
+    services: DoorServices, server: Server, outcome: LearningOutcome | None
+) -> ServerBody:
+    """One that does not answer, because its owner is being restarted, must not cost the others their places."""
+    try:
+        return await report_of(server, outcome)
+    except ActorError as error:
+        report = WhyReport(
+            name=server.view.name,
+            spec_key=server.view.spec_key,
+            state=ServerState.STARTING,
+            reason=f"its owner does not answer: {error}",
+            since=services.node.clock.wall(),
+            next_try_at=None,
+            desired=0,
+            waiting=0,
+            start_cause=None,
+            last_exit=None,
+            stderr=(),
+            starts=0,
+            restarts=0,
+            calls=CallCounts(),
+        )
+        return _server_body(report, server, outcome)
 
 
 @get("/servers/{name:str}", responses=PROBLEMS)
