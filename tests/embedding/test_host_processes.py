@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from support.embedded import TIMEOUT, guards, write_config
+from support.hosts import host
 from support.nodes import BadServer
 from support.processes import group_members, wait_until
 
@@ -66,26 +63,6 @@ sys.stdin.readline()
 """
 
 CLOCK = {"name": "clock", "command": sys.executable, "args": ["-m", "mcpv_node.servers.clock"]}
-
-
-@contextmanager
-def host(code: str, folder: Path) -> Iterator[subprocess.Popen[str]]:
-    """Run a host application in `folder`."""
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("MCPV_", "XDG_"))}
-    process = subprocess.Popen(
-        [sys.executable, "-X", "dev", "-W", "error::ResourceWarning", "-c", code],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=folder,
-        env={**environ, "HOME": str(folder), "LOGURU_LEVEL": "ERROR"},
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
 
 
 @pytest.mark.parametrize("code", [PYKKA_HOST, ASYNCIO_HOST], ids=["pykka", "asyncio"])
