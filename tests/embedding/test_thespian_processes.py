@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -94,16 +94,20 @@ class Application:
 
 
 @contextmanager
-def application(folder: Path, *, method: str = "fork", code: str = HOST) -> Iterator[Application]:
+def application(
+    folder: Path, *, method: str = "fork", code: str = HOST, ends: bool = True
+) -> Iterator[Application]:
     """Have the host run, with a server that does not end of itself."""
     bad = BadServer(folder, "bad", IGNORE_STDIN_EOF=1, FORK_GRANDCHILD=1)
     write_config(folder, bad.entry(stopGraceSeconds=0.3))
     (folder / "app.py").write_text(code)
     with host("app.py", folder, method, options=()) as process:
         yield Application(process, folder, bad)
-        # Where a test has left it alive, it shuts its system down; what Thespian leaves otherwise is not ours to end.
-        process.stdin.close()
-        process.wait(TIMEOUT)
+        if ends:
+            # Where a test has left it alive, it shuts its system down.
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait(TIMEOUT)
     assert nothing_is_left(folder), processes_of(folder)
 
 
@@ -316,3 +320,62 @@ def test_what_the_node_logs_goes_to_the_hosts_logging_and_nowhere_else(tmp_path:
     assert "INFO mcpv_node.telemetry.logs server state bad starting -> ready" in text
     assert "DEBUG" not in text
     assert (out, err) == ("", "")
+
+
+LASTING = HOST.replace(
+    'StartNode(config="node.yaml")', 'StartNode(config="node.yaml", outlives_host=True)'
+).replace(
+    """        elif isinstance(message, ActorSystemMessage) and""",
+    """        elif isinstance(message, WakeupMessage) or message == "keep asking":
+            self.send(self.node, ListTools(id="still here"))
+            self.wakeupAfter(timedelta(seconds=0.2))
+        elif isinstance(message, ActorSystemMessage) and""",
+)
+
+
+def test_a_node_that_may_outlive_its_application_does(tmp_path: Path) -> None:
+    code = LASTING.replace(
+        "import os, sys, time",
+        "import os, sys, time\nfrom datetime import timedelta\nfrom thespian.actors import WakeupMessage",
+    )
+    with application(tmp_path, code=code, ends=False) as app:
+        heard = tmp_path / "heard"
+        app.do("system.tell(holder, 'keep asking')")
+        assert app.heard("ToolList", "still here")
+
+        app.process.kill()
+        app.process.wait(TIMEOUT)
+        before = heard.read_text().count("still here")
+
+        # In that time it would have looked for the application several times.
+        assert wait_until(lambda: heard.read_text().count("still here") > before + 10)
+        assert alive(app.node)
+        for pid in processes_of(tmp_path):
+            if pid not in guards(tmp_path / "state"):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+    assert nothing_is_left(tmp_path), processes_of(tmp_path)
+
+
+def test_two_nodes_of_one_application_stop_without_each_other(tmp_path: Path) -> None:
+    two = HOST.replace(
+        "    print(system.ask(holder",
+        """
+    for name in ("one", "two"):
+        address = system.createActor("mcpv_node.embedding.thespian.ThespianNode")
+        globals()[name] = address
+        system.tell(address, StartNode(config="node.yaml", state_dir=name, http="127.0.0.1:0"))
+        assert isinstance(system.ask(address, ListTools(), 20), ToolList)
+    print(system.ask(holder""",
+    )
+    with application(tmp_path, code=two) as app:
+        assert all((tmp_path / name / "node.json").exists() for name in ("state", "one", "two"))
+
+        app.do("system.tell(one, ActorExitRequest())")
+
+        assert wait_until(lambda: not (tmp_path / "one" / "node.json").exists())
+        # Its starter hears of its end, and then what the other answers.
+        app.do("print(type(system.listen(20)).__name__, flush=True)")
+        app.do("print(type(system.ask(two, CallTool('bad_pid'), 20)).__name__, flush=True)")
+        assert [app.process.stdout.readline() for _ in range(2)] == ["NodeDown\n", "ToolResult\n"]
+    assert not any((tmp_path / name / "node.json").exists() for name in ("state", "one", "two"))

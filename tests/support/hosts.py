@@ -12,14 +12,17 @@ from pathlib import Path
 from .processes import process_census, wait_until
 
 # What a host of ours may not do: leave a file or a socket open.
-STRICT = ("-X", "dev", "-W", "error::ResourceWarning")
+STRICT = ("-W", "error::ResourceWarning")
+
+# Nor what asyncio and the interpreter see in their development mode.
+STRICTEST = ("-X", "dev", *STRICT)
 
 
 @contextmanager
 def host(
-    code: str, folder: Path, *arguments: str, options: Sequence[str] = STRICT
+    code: str, folder: Path, *arguments: str, options: Sequence[str] = STRICTEST
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a host application in `folder`, which is its home, too: `code`, or the file of that name."""
+    """Run a host application in `folder`, its home and where its temporary files are: `code`, or the file of that name."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("MCPV_", "XDG_"))}
     program = [code] if code.endswith(".py") else ["-c", code]
     process = subprocess.Popen(
@@ -29,7 +32,7 @@ def host(
         stderr=subprocess.PIPE,
         text=True,
         cwd=folder,
-        env={**environ, "HOME": str(folder), "LOGURU_LEVEL": "ERROR"},
+        env={**environ, "HOME": str(folder), "TMPDIR": str(folder), "LOGURU_LEVEL": "ERROR"},
     )
     with process:
         try:

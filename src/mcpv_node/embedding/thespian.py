@@ -526,11 +526,13 @@ class ThespianNode(Actor):  # type: ignore[misc]
                 if log.isEnabledFor(line.levelno):
                     self._post.put_line(line)
 
-            file = options.settings.log.file
+            given = options.settings.log
             lead_logging(
-                options.settings.log.level,
+                given.level,
                 hand_over,
-                file=None if file is None else Path(file),
+                file=None if given.file is None else Path(given.file),
+                rotate_mb=given.rotate_mb,
+                keep=given.keep,
                 redact=self._redact,
             )
         return replace(options, redact=self._redact)
