@@ -19,17 +19,23 @@ from mcpv_node import CallTool, NodeActor, NodeDown, ServerEvent, SnapshotChange
 CONFIG = Path(__file__).parent.parent / "config" / "runtime.yaml"
 
 
+def say(line: str) -> None:
+    """In one piece, for two threads say something here."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
 class Listener(pykka.ThreadingActor):
     """Says what it is told."""
 
     def on_receive(self, message: Any) -> None:
         match message:
             case ServerEvent(kind="server_state"):
-                print(f"{message.server} is {message.to}", flush=True)
+                say(f"{message.server} is {message.to}")
             case SnapshotChanged():
-                print(f"the list of {message.kind} has version {message.version}", flush=True)
+                say(f"the list of {message.kind} has version {message.version}")
             case NodeDown():
-                print(f"a node has ended: {message.reason}", flush=True)
+                say(f"a node has ended: {message.reason}")
 
 
 def main() -> None:
@@ -47,9 +53,9 @@ def main() -> None:
         # Asked of both before either is answered.
         answers = [node.ask(CallTool("clock_now", {"tz": "UTC"}), block=False) for node in nodes]
         for number, answer in enumerate(answers, 1):
-            print(f"node {number} says {answer.get(timeout=30).json()['structuredContent']['timezone']}")
+            say(f"node {number} says {answer.get(timeout=30).json()['structuredContent']['timezone']}")
 
-        print("running; Enter ends it", flush=True)
+        say("running; Enter ends it")
         sys.stdin.readline()
         # The last that was started is the first to stop: each node in order, then who listens to them.
         pykka.ActorRegistry.stop_all()

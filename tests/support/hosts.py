@@ -41,6 +41,11 @@ def host(
             process.kill()
 
 
+def complaints(err: str) -> str:
+    """Return what a host has written to stderr, but for what asyncio's debug mode says of a slow machine."""
+    return "".join(line for line in err.splitlines(keepends=True) if not line.startswith("Executing <"))
+
+
 def processes_of(folder: Path) -> list[int]:
     """Return the living processes whose home is `folder`: what a host has forked, its node's guard and servers."""
     home = f"HOME={folder}".encode()
