@@ -34,13 +34,14 @@ class LeaseKind(StrEnum):
     """What a lease is for, and so when it ends."""
 
     CALL = "call"
-    TASK = "task"  # until the task is terminal, or its ttl
-    HELD = "held"  # a multi-round request, until its state expires
+    # Until the task is terminal, or its ttl; of a request in several rounds, between two of them, until its state expires.
+    TASK = "task"
     SUBSCRIPTION = "subscription"
 
 
-# These count against `maxConcurrent`; all kinds keep an instance from its idle stop.
-SLOT_KINDS = frozenset({LeaseKind.CALL, LeaseKind.HELD})
+# These count against `maxConcurrent`; all kinds keep an instance from its idle stop. Between two rounds a server has
+# nothing in hand, or the call that waits at it has its slot: a second one would be held from the very next round.
+SLOT_KINDS = frozenset({LeaseKind.CALL})
 
 
 class StartCause(StrEnum):
@@ -49,8 +50,8 @@ class StartCause(StrEnum):
     TOOL_CALL = "tool_call"
     BOOTSTRAP = "bootstrap"
     ALWAYS_ON = "always_on"
-    MIN_READY = "min_ready"
-    CLIENT_ACTIVATE = "client_activate"
+    MIN_READY = "min_ready"  # one of the warm ones was missing
+    CLIENT_ACTIVATE = "client_activate"  # the first client has come, and with it the warm ones
     OPERATOR = "operator"
 
 

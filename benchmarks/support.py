@@ -566,6 +566,10 @@ class Node:
             await asyncio.get_running_loop().run_in_executor(None, serving.close)
 
     @property
+    def state_dir(self) -> Path:
+        return self._folder / "state"
+
+    @property
     def pid(self) -> int:
         assert self._serving is not None
         return self._serving.pid

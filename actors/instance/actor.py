@@ -680,14 +680,14 @@ class Instance(LoopActor[None], abc.ABC):
     def on_shutdown(self) -> None:
         self._stop_for("the node is stopping")
 
-    def _on_respec_done(self) -> None:
+    def _on_respec_done(self, before: ServerSpec) -> None:
         """For what a kind of instance looks after by itself."""
 
     @handles(Respec)
     def _on_respec(self, message: Respec) -> None:
-        self._spec = message.spec
+        before, self._spec = self._spec, message.spec
         self._pings.respec(message.spec)
-        self._on_respec_done()
+        self._on_respec_done(before)
 
     @handles(StopInstance)
     def _on_stop_instance(self, message: StopInstance) -> None:

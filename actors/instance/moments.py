@@ -74,6 +74,13 @@ class LookAtMemory:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupLimited:
+    """The limits of another configuration were set; a sentence for each that was refused."""
+
+    outcome: tuple[str, ...] | Exception
+
+
+@dataclass(frozen=True, slots=True)
 class MemorySeen:
     """The resident bytes of its group; None where the system does not say."""
 

@@ -18,6 +18,7 @@ from mcpv_node.transports import (
     LedgerEntry,
     StdioProcess,
     apply_limits,
+    apply_limits_to_each,
     child_environment,
     resolve_program,
     stop_process,
@@ -128,6 +129,21 @@ def describe_exit(status: ExitStatus, *, was_ready: bool) -> str:
     """Say how it ended, and whether that was before anybody could use it."""
     how = f"was ended by signal {status.signal}" if status.signal else f"exited with code {status.code}"
     return how if was_ready else f"{how} before the handshake was complete"
+
+
+def limit_group(process: StdioProcess, limits: LimitSettings) -> tuple[str, ...]:
+    """Limit a running server as its spec says now; blocks. A sentence for each limit that was refused."""
+    return apply_limits_to_each(
+        process.remaining_members(),
+        open_files=limits.open_files,
+        cpu_seconds=limits.cpu_seconds,
+        nice=limits.nice,
+    )
+
+
+def are_enforced_alike(one: LimitSettings, other: LimitSettings) -> bool:
+    """Tell whether two entries ask the system for the same."""
+    return (one.open_files, one.cpu_seconds, one.nice) == (other.open_files, other.cpu_seconds, other.nice)
 
 
 def _limit(process: StdioProcess, limits: LimitSettings) -> tuple[str, ...]:

@@ -13,6 +13,7 @@ from typing import Any
 from mcpv_node.actors.guard import Enlist, GuardMessage, StrikeOff
 from mcpv_node.actors.kernel import ExitReason, Handle, handles
 from mcpv_node.protocol import CANCELLED, Line, LineFramer, Overlong, cancelled, encode_notification
+from mcpv_node.settings import ServerSpec
 from mcpv_node.transports import (
     ExitStatus,
     ProgramNotFound,
@@ -25,7 +26,7 @@ from mcpv_node.transports import (
 from .actor import Instance, Phase
 from .memory import complaint, look_interval
 from .messages import ExitDetail, InstanceStarting
-from .moments import Enlisted, LookAtMemory, MemorySeen, StartTimedOut, StillOpenEnded, Stopped
+from .moments import Enlisted, GroupLimited, LookAtMemory, MemorySeen, StartTimedOut, StillOpenEnded, Stopped
 from .pings import stagger
 from .process import (
     TERM_GRACE,
@@ -33,8 +34,10 @@ from .process import (
     Stderr,
     Stdout,
     StdoutClosed,
+    are_enforced_alike,
     describe_exit,
     end_orphaned,
+    limit_group,
     start_process,
 )
 from .stderr import LogAllowance, StderrRing
@@ -97,9 +100,21 @@ class StdioInstance(Instance):
             self._looks_at_memory = True
             self.after(stagger(self._id, look_interval(self._spec)), LookAtMemory())
 
-    def _on_respec_done(self) -> None:
+    def _on_respec_done(self, before: ServerSpec) -> None:
         if self._phase is Phase.READY and not self._looks_at_memory:
             self._on_ready()
+        process, limits = self._process, self._spec.limits
+        if process is not None and not are_enforced_alike(before.limits, limits):
+            # On a thread: it reads the table of all processes of the machine.
+            self.run(asyncio.to_thread(limit_group, process, limits), GroupLimited)
+
+    @handles(GroupLimited)
+    def _on_group_limited(self, message: GroupLimited) -> None:
+        if isinstance(message.outcome, Exception):
+            self._log.warning("the limits could not be set: {}", message.outcome)
+            return
+        for problem in message.outcome:
+            self._log.warning("a limit is not in force: {}", problem)
 
     # --- the way to the server ------------------------------------------------------------------
 

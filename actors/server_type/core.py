@@ -111,7 +111,9 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
         case Retired(at_fault=at_fault):
             state = _change(state, event.id, lambda it: replace(it, stopping=True, at_fault=at_fault))
         case ClientsChanged():
-            state = replace(state, clients=event.clients)
+            is_first = state.clients == 0 < event.clients
+            activating = event.clients > 0 and (state.activating or is_first)
+            state = replace(state, clients=event.clients, activating=activating)
         case WarmAsked():
             state = replace(state, warm=True)
         case StartAsked():
@@ -468,12 +470,16 @@ def _grow(policy: Policy, prefix: str, state: State, now: float, actions: list[A
     # At the cap with everything in use nothing can be done, and the queue may be long.
     needed = _starts_for_waiters(policy, state, now) if room or _has_idle(state) else []
     target = max(desired(policy, state), int(state.asked_up))
-    cause = StartCause.ALWAYS_ON if policy.always_on else StartCause.MIN_READY
+    cause = StartCause.CLIENT_ACTIVATE if state.activating else StartCause.MIN_READY
+    if policy.always_on:
+        cause = StartCause.ALWAYS_ON
     if state.asked_up:
         cause = StartCause.OPERATOR
     warm_lane = _start_lane(state, state.lane)
     warm += sum(_start_lane(state, lane) == warm_lane for _, lane in needed)
     wanted = [*needed, *[(cause, state.lane)] * (target - warm)]
+    if state.activating and len(wanted) <= room:
+        state = replace(state, activating=False)  # what is missing later is missing for another reason
     for why, lane in wanted[:room]:
         state = replace(_start(prefix, state, why, lane, now, actions), asked_up=False)
     return _make_room(policy, state, len(needed) - room, now, actions)

@@ -161,6 +161,9 @@ class State(Struct, frozen=True):
     warm: bool = False  # told to start what is desired; until then an always-on server waits its turn
     held: bool = False  # by an operator's stop
     draining: bool = False  # the node stops
+    activating: bool = (
+        False  # the first client has come, and not all that is kept warm has been started for it
+    )
     asked_up: bool = False  # an operator's start that no instance has answered yet
     any_lane: bool = False  # its instances hear with each request what the client can do
     lane: Lane = SHARED_LANE  # of who asked last: what is kept warm is kept there

@@ -263,6 +263,7 @@ class NodeRuntime:
             if not is_up:
                 await self.stop("now")
         self._is_ready = True
+        self.context.tell_event(EventKind.NODE_STATE, from_="starting", to="ready")
         self.context.tell_herald(NodeReady(node_file.http))
         return node_file
 
@@ -281,6 +282,8 @@ class NodeRuntime:
 
     async def stop(self, how: StopHow = "drain") -> None:
         """Stop the tree from the doors down; "now" does not wait for calls in hand. Idempotent."""
+        if self._is_ready:
+            self.context.tell_event(EventKind.NODE_STATE, from_="ready", to="stopping")
         self._is_ready = False
         if self._root.is_alive():
             if how == "now":

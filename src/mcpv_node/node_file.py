@@ -127,18 +127,23 @@ def process_start_time(pid: int) -> str | None:
 
 def is_running(node: NodeFile) -> bool:
     """Tell whether the node's process lives, and is not another one with the same id."""
+    return is_same_process(node.pid, node.start_time)
+
+
+def is_same_process(pid: int, start_time: str) -> bool:
+    """Tell whether this process lives, and is the one that `process_start_time` said this of ("": nothing)."""
     try:
-        os.kill(node.pid, 0)
+        os.kill(pid, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         # Another user's process; whose it is, the start time says.
         pass
-    stat = _stat(node.pid)
+    stat = _stat(pid)
     if stat is None:
         return True
     # One that has ended keeps its id until its parent looks.
-    return stat[0] not in ("Z", "X") and (not node.start_time.isdigit() or stat[19] == node.start_time)
+    return stat[0] not in ("Z", "X") and (not start_time.isdigit() or stat[19] == start_time)
 
 
 def _stat(pid: int) -> list[str] | None:

@@ -50,6 +50,18 @@ def test_a_table_is_written_for_people_unless_json_is_asked_for() -> None:
     assert "floor, 16 in flight: added p50, p99" in done.stdout
 
 
+def test_starts_are_measured_with_and_without_lists_on_disk(tmp_path: Path) -> None:
+    file = tmp_path / "start.json"
+
+    done = run_benchmark("start", "--samples", "1", "--servers", "3", "--json", str(file))
+
+    assert done.returncode == 0, done.stderr
+    assert "| 3 servers, 30 tools in the catalog |" in done.stdout
+    rows = json.loads(file.read_text())["rows"]
+    assert len(rows) == 3
+    assert all(row["seconds"] > 0 and row["nodeMB"] > 0 and row["guardMB"] > 0 for row in rows)
+
+
 def test_the_node_is_measured_beside_the_floor_without_any_peer(tmp_path: Path) -> None:
     file = tmp_path / "gateway.json"
 

@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import subprocess
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -178,6 +179,22 @@ def test_detached_its_log_is_its_owners_and_is_kept(tmp_path: Path) -> None:
 
         assert log.read_text().startswith("earlier\n")
         assert stat.S_IMODE(log.stat().st_mode) == 0o600
+
+
+@pytest.mark.parametrize("fate", ["", "crash"])
+def test_detached_a_log_that_is_long_begins_anew_and_still_explains_a_death(
+    tmp_path: Path, fate: str
+) -> None:
+    config = write_config(tmp_path, "servers: []\nlog: {rotateMB: 1}\n")
+    log = tmp_path / "node.log"
+    log.write_text("earlier\n" * 140_000)
+    with background_node_ended(tmp_path) if not fate else nullcontext():
+        done = run_command("start", "--detach", "--config", str(config), state_dir=tmp_path, MCPV_FAKE=fate)
+
+        assert (tmp_path / "node.log.1").read_text() == "earlier\n" * 140_000
+        assert "a node that is none begins" in log.read_text()
+        assert stat.S_IMODE(log.stat().st_mode) == 0o600
+    assert (b"a line before the end" in done.stderr) is bool(fate)
 
 
 def test_detached_a_second_node_is_refused_in_the_first_ones_favour(tmp_path: Path) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import pickle
 import subprocess
 import sys
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -22,15 +24,20 @@ from mcpv_node import (
     ReadResource,
     Reload,
     Reloaded,
+    ServerEvent,
     SnapshotChanged,
+    StartNode,
     Stop,
+    Subscribe,
     ToolList,
     ToolResult,
+    Unsubscribe,
     Why,
     WhyReport,
 )
 from mcpv_node.actors.server_type import CallCounts, ServerState
-from mcpv_node.settings import Change, ChangeClass, ServerName, SpecKey
+from mcpv_node.settings import Change, ChangeClass, NodeSettings, ServerName, SpecKey
+from mcpv_node.telemetry import EventKind
 
 REPORT = WhyReport(
     name=ServerName("fs"),
@@ -57,11 +64,26 @@ MESSAGES = [
     Reload(id="6"),
     Reloaded("6", (Change(ChangeClass.ADDED, "fs"),), ("a warning",)),
     Stop(),
+    Stop(drain=False),
+    StartNode("node.yaml", id="7"),
+    StartNode(NodeSettings(servers=()), state_dir=Path("/x"), environ={"A": "b"}, outlives_host=True, id="8"),
+    # In Thespian, where the sender is the subscriber.
+    Subscribe("events"),
+    Unsubscribe("tools"),
     ToolResult("1", b'{"content":[]}', False),
     ToolList("2", 4, "etag", (ListedTool("clock_now", "clock", b"{}"),)),
     Failed("1", "overloaded", "too much", {"retryAfter": 1}),
     SnapshotChanged("tools", 4, "etag"),
     NodeDown("asked to stop"),
+    ServerEvent(
+        id="b-1",
+        at=datetime(2026, 1, 31, tzinfo=UTC),
+        kind=EventKind.SERVER_STATE,
+        server="fs",
+        from_="cold",
+        to="starting",
+        missed=2,
+    ),
     REPORT,
 ]
 
@@ -89,6 +111,17 @@ def test_an_error_survives_pickling_too() -> None:
         "overloaded",
         {"retryAfter": 1},
     )
+
+
+def test_every_message_of_the_package_is_among_those_that_were_tried() -> None:
+    tried = {type(message).__name__ for message in MESSAGES}
+
+    # What is no message: the doors of the three ways, and the error that stands for `Failed`.
+    assert set(mcpv_node.__all__) - tried == {"CallError", "ListedTool", "Node", "NodeActor"}
+
+
+def test_a_start_names_the_process_that_it_was_made_in() -> None:
+    assert StartNode().pid == os.getpid()
 
 
 def test_every_request_has_an_id_of_its_own() -> None:

@@ -41,6 +41,9 @@ from mcpv_node import (
     Why,
     WhyReport,
 )
+from mcpv_node.actors.kernel import AnyThreadFuture
+from mcpv_node.actors.kernel.cell import Letter
+from mcpv_node.embedding.messages import AwaitDown, AwaitUp
 from mcpv_node.settings import SettingsError
 
 # What a call that was given up may hold up at the end.
@@ -298,6 +301,56 @@ def test_a_call_in_hand_is_finished_and_one_that_comes_then_is_refused(tmp_path:
         stopped.get(timeout=TIMEOUT)
 
     assert (late.reason, late.data["executed"]) == ("stopping", "no")
+
+
+@pytest.mark.parametrize("first", [(), (Stop(),)], ids=["at once", "while it drains"])
+def test_a_stop_without_a_drain_waits_for_no_call(first: tuple[Stop, ...], tmp_path: Path) -> None:
+    bad = BadServer(tmp_path, "bad")
+    with embedded(write_config(tmp_path, bad.entry())) as node:
+        in_hand = node.ask(CallTool("bad_sleep", {"seconds": 60}), block=False)
+        bad.until_told("call sleep")
+
+        stops = [node.ask(stop, block=False) for stop in (*first, Stop(drain=False))]
+
+        assert pykka.get_all(stops, timeout=TIMEOUT) == [None] * len(stops)
+        reply = failure(in_hand.get(timeout=TIMEOUT))
+    assert reply.reason in {"stopping", "instance_died"}
+    assert reply.data["executed"] == "unknown"
+    assert not any(alive(pid) for pid in bad.starts())
+
+
+def test_who_waits_for_a_node_to_come_up_and_to_end_hears_of_both_and_also_too_late(tmp_path: Path) -> None:
+    with embedded(write_config(tmp_path)) as node:
+        up, down = node.ask(AwaitUp(), block=False), node.ask(AwaitDown(), block=False)
+        assert up.get(timeout=TIMEOUT) is None
+        actor = node._actor_weakref()
+        node.ask(Stop(), timeout=TIMEOUT)
+
+        assert down.get(timeout=TIMEOUT) == NodeDown("asked to stop")
+    late: list[Any] = []
+    for message in (AwaitUp(id="late"), AwaitDown()):
+        future = AnyThreadFuture()
+        actor.refuse_late(Letter(message, future))
+        late.append(future.get(timeout=0))
+    assert (late[0].id, late[0].reason, late[1]) == ("late", "stopping", NodeDown("asked to stop"))
+
+
+def test_a_hosts_stop_all_ends_several_nodes_and_their_subscriber_hears_of_each(tmp_path: Path) -> None:
+    folders = [tmp_path / "one", tmp_path / "two"]
+    with listening() as (_, heard):
+        (ear,) = pykka.ActorRegistry.get_all()
+        for folder in folders:
+            folder.mkdir()
+            node = NodeActor.start(write_config(folder))
+            node.tell(Subscribe("tools", ear))
+            assert tool_names(node) == []
+
+        assert pykka.ActorRegistry.stop_all(timeout=TIMEOUT)
+
+    # The nodes came after it, so it was there until both had ended.
+    assert [one for one in heard if isinstance(one, NodeDown)] == [NodeDown("asked to stop")] * 2
+    assert not any((folder / "state" / "node.json").exists() for folder in folders)
+    assert wait_until(lambda: not node_threads())
 
 
 def test_a_stop_during_the_start_is_answered_and_so_is_what_waited(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from support.fake_servers import FakeNode, Finish, fake_node, make_settings, run
 from support.raw_http import call, initialize, notification, request
 
 from mcpv_node.actors.clients import Client, ClientKind, ListClients
+from mcpv_node.actors.instance.messages import Asked, AskNumber
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import LinesDoor
@@ -289,6 +290,26 @@ def test_the_calls_of_a_client_that_is_gone_are_cancelled(tmp_path: Path) -> Non
             await until(lambda: not stage.node.subscribers.joined)
 
         assert stage.node.types["alpha"].ended == [False]
+
+    run(main)
+
+
+def test_the_end_of_a_line_is_told_to_the_servers_that_have_asked_its_client(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with open_door(tmp_path) as stage:
+            client = await LineClient.open(stage.path)
+            client.send(call(1, "alpha_slow"))
+            alpha, beta = stage.node.types["alpha"], stage.node.types["beta"]
+            await until(lambda: stage.node.instances["alpha"].calls)
+            on_event = stage.node.instances["alpha"].calls[0].on_event
+            assert on_event is not None
+            on_event(Asked(AskNumber(1), "roots/list", None))
+
+            await client.close()
+            await until(lambda: alpha.gone)
+
+        assert alpha.gone == [alpha.acquired[0].caller.turn]
+        assert beta.gone == []
 
     run(main)
 

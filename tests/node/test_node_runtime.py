@@ -352,7 +352,7 @@ def test_a_taken_port_refuses_the_start_and_everything_is_undone(tmp_path: Path)
             address = f"127.0.0.1:{taken.getsockname()[1]}"
             await refused(
                 options(tmp_path, bad.entry(activationMode="always-on"), listen={"http": address}),
-                f"listen.http: {address} cannot be had: Address already in use",
+                f"listen.http: {address} cannot be had: Address already in use; port 0 takes a free one",
             )
         assert not any(group_members(pid) for pid in bad.starts())
 

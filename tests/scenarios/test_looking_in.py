@@ -40,6 +40,20 @@ def test_the_log_is_shown_of_the_level_and_the_server_that_are_asked_for(
     assert "cold -> starting" in readable
 
 
+def test_what_a_server_writes_to_stderr_is_in_the_log_with_whose_it_is_from_debug_on(tmp_path: Path) -> None:
+    loud = BadServer(tmp_path, "loud", STDERR_LINES=3)
+    with running_node(tmp_path, [loud.entry()], log={"level": "debug", "file": "own.log"}) as node:
+        node.until_learnt(["loud"])
+        shown = lines_of(node.command("logs", "--json", "--server", "loud").stdout)
+    filed = lines_of((tmp_path / "own.log").read_bytes())
+
+    for lines in (shown, filed):
+        said = [line for line in lines if line["message"].startswith("stderr: ")]
+        assert [(line["level"], line["server"], line["instance"]) for line in said] == [
+            ("debug", "loud", "loud-1")
+        ] * 3
+
+
 def test_the_log_is_followed_and_resumed(tmp_path: Path, one: BadServer) -> None:
     with running_node(tmp_path, [one.entry(env={"API_TOKEN": SECRET})]) as node, node.session() as session:
         node.until_learnt(["one"])

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.collector import Collector, collector
+from support.modern_client import VERSION, modern
 from support.nodes import BadServer, Node, NodeFailed, running_node, start_node
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
@@ -108,6 +109,53 @@ def test_a_caller_that_does_not_keep_its_trace_is_not_traced_and_its_server_is_t
 
     assert traces.spans == []
     assert metas(one)[-1]["traceparent"].endswith("-00")
+
+
+def test_a_modern_client_s_headers_and_a_line_client_s_request_say_whose_trace_it_is(
+    tmp_path: Path, one: BadServer
+) -> None:
+    params = {"name": "one_echo", "arguments": {"text": "hello"}}
+    with collector() as traces:
+        with running_node(tmp_path, [one.entry()], telemetry=telemetry(traces)) as node:
+            node.until_learnt(["one"])
+            headers = {
+                "Content-Type": "application/json",
+                "Accept": "application/json, text/event-stream",
+                "Mcp-Protocol-Version": VERSION,
+                "Mcp-Method": "tools/call",
+                "Mcp-Name": "one_echo",
+                "traceparent": PARENT,
+            }
+            body = json.dumps(modern("tools/call", **params)).encode()
+            assert "result" in node.send("POST", "/mcp", body, headers).reply()
+            with node.line_session() as lines:
+                meta = {"traceparent": f"00-{'c' * 32}-{'d' * 16}-01"}
+                asked = {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+                assert "result" in lines.ask({**asked, "params": {**params, "_meta": meta}})
+        whole = traces.named("tools/call one_echo")
+
+    assert {(span.attributes["mcpv.era"], span.trace) for span in whole} == {
+        ("modern", TRACE),
+        ("legacy", "c" * 32),
+    }
+
+
+def test_what_the_configuration_does_not_say_the_library_s_variables_say(
+    tmp_path: Path, one: BadServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with collector() as traces:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", traces.url)
+        monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=ours,deployment.environment.name=test")
+        with running_node(tmp_path, [one.entry()], telemetry={"otlp": {}}) as node:
+            node.until_learnt(["one"])
+            call(node, "one_echo", headers={})
+            node_id = node.node_id
+        resource = traces.one("tools/call one_echo").resource
+
+    assert resource["service.name"] == "ours"
+    assert resource["deployment.environment.name"] == "test"
+    assert resource["service.instance.id"] == node_id
+    assert resource["telemetry.sdk.language"] == "python"
 
 
 def test_calls_without_a_trace_are_sampled_as_configured(tmp_path: Path, one: BadServer) -> None:

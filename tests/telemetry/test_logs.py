@@ -16,7 +16,7 @@ from loguru import logger
 from support.fakes import BEGINNING
 
 from mcpv_node.telemetry import Event, EventKind
-from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging, log_event
+from mcpv_node.telemetry.logs import MEGABYTE, OwnOutput, configure_logging, lead_logging, log_event
 from mcpv_node.telemetry.redaction import Redactor, redact
 
 
@@ -296,3 +296,26 @@ def test_credentials_are_masked_in_messages_fields_and_text() -> None:
 
     assert "s3cret" not in as_json.getvalue()
     assert "s3cret" not in as_text.getvalue()
+
+
+def test_a_log_that_is_led_elsewhere_comes_as_finished_masked_records_and_as_json_in_a_file(
+    tmp_path: Path,
+) -> None:
+    records: list[logging.LogRecord] = []
+    file = tmp_path / "log"
+    lead_logging("info", records.append, file=file, redact=Redactor(["s3cret-value"]))
+
+    logger.debug("too low")
+    logger.bind(server="fs").warning("it says {}", "s3cret-value {brace}")
+    logging.getLogger("library").error("from below")
+    logger.remove()
+
+    assert [(one.levelname, one.getMessage()) for one in records] == [
+        ("WARNING", "it says *** {brace}  server=fs"),
+        ("ERROR", "from below  logger=library"),
+    ]
+    assert all(one.exc_info is None and one.args is None for one in records)
+    assert [json.loads(line)["message"] for line in file.read_text().splitlines()] == [
+        "it says *** {brace}",
+        "from below",
+    ]

@@ -247,6 +247,34 @@ def test_an_escapee_is_found_by_its_mark_though_no_ledger_names_it(prefix: str) 
     run(main())
 
 
+def test_an_escapee_that_shows_no_mark_yet_is_waited_for(
+    prefix: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        sink = RecordingSink()
+        env = {"MCPV_INSTANCE": f"{prefix}fs-1"}
+        spawn_shell("setsid sleep 300 >/dev/null 2>&1 </dev/null & exit 0", sink, env=env)
+        await sink.until_exit()
+        assert wait_until(lambda: len(marked(prefix)) == 1)
+        (escapee,) = marked(prefix)
+        read_environ, looks = guard.read_environ, list[int]()
+
+        def read(pid: int) -> bytes | None:
+            if pid == escapee:
+                looks.append(pid)
+            return b"" if pid == escapee and len(looks) < 3 else read_environ(pid)
+
+        monkeypatch.setattr(guard, "read_environ", read)
+        monkeypatch.setattr(guard, "is_starting", lambda process: process.pid == escapee)
+
+        report = reap([], prefix, GRACE)
+
+        assert [orphan.pid for orphan in report.ended] == [escapee]
+        assert not alive(escapee)
+
+    run(main())
+
+
 def test_another_nodes_servers_are_not_touched(prefix: str) -> None:
     async def main() -> None:
         sink = RecordingSink()

@@ -6,8 +6,9 @@ import os
 import resource
 
 from support.children import RecordingSink, run, spawn_python, spawn_shell
+from support.processes import wait_until
 
-from mcpv_node.transports import apply_limits, group_rss_bytes, rss_by_group
+from mcpv_node.transports import apply_limits, apply_limits_to_each, group_rss_bytes, rss_by_group
 
 MIB = 1024 * 1024
 
@@ -75,5 +76,27 @@ def test_each_refused_limit_is_a_sentence_and_the_others_are_set() -> None:
         assert resource.prlimit(process.pid, resource.RLIMIT_CPU) == (100, 100)
         process.close_stdin()
         await sink.until_exit()
+
+    run(main())
+
+
+def test_limits_are_set_on_every_process_of_a_running_group() -> None:
+    async def main() -> None:
+        sink = RecordingSink()
+        process = spawn_shell("sleep 300 & read line; kill $!", sink)
+        assert wait_until(lambda: len(process.remaining_members()) == 2)
+        members = process.remaining_members()
+        strangers = [members[0]._replace(start_time=0)]
+
+        refused = apply_limits_to_each(members, open_files=64, nice=5)
+        apply_limits_to_each(strangers, open_files=32)
+
+        assert refused == ()
+        for member in members:
+            assert resource.prlimit(member.pid, resource.RLIMIT_NOFILE) == (64, 64)
+            assert os.getpriority(os.PRIO_PROCESS, member.pid) == 5
+        process.close_stdin()
+        await sink.until_exit()
+        assert apply_limits_to_each(members[:1], open_files=32) == ()
 
     run(main())

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,8 @@ from support.children import RecordingSink, run, spawn_badserver, spawn_shell
 from support.processes import alive, group_members, marked, wait_until
 
 from mcpv_node.telemetry.clock import SystemClock
-from mcpv_node.transports import StdioProcess, StopReport, stop_process
+from mcpv_node.transports import StdioProcess, StopReport, guard, stop_process
+from mcpv_node.transports import stop as stop_module
 
 # Far longer than what obeys needs, even on a busy machine.
 AMPLE = 10.0
@@ -140,6 +143,52 @@ def test_who_left_the_group_of_a_crashed_server_is_found_by_the_mark() -> None:
         await neighbour_sink.until_exit()
 
     run(main())
+
+
+def test_who_has_left_the_group_but_shows_no_mark_yet_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Right after a start of a process its environment reads as empty, until its exec is over."""
+
+    async def main() -> None:
+        mark = f"test-{os.getpid()}/fs-1"
+        sink = RecordingSink()
+        process = spawn_badserver("SETSID_GRANDCHILD=1", sink=sink, env={"MCPV_INSTANCE": mark})
+        await _handshake(process, sink)
+        (escapee,) = (pid for pid in marked(mark) if pid != process.pid)
+        os.kill(process.pid, signal.SIGKILL)
+        await sink.until_exit()
+        looks: list[int] = []
+
+        def read(pid: int) -> bytes | None:
+            if pid == escapee:
+                looks.append(pid)
+            return b"" if pid == escapee and len(looks) < 3 else guard.read_environ(pid)
+
+        # As long as the test says so, whatever the clock says.
+        monkeypatch.setattr(stop_module, "read_environ", read)
+        monkeypatch.setattr(stop_module, "is_starting", lambda candidate: candidate.pid == escapee)
+
+        await stop(process)
+
+        assert not alive(escapee)
+
+    run(main())
+
+
+def test_only_a_young_process_of_a_program_may_show_an_environment_later() -> None:
+    me = guard.find_process(os.getpid())
+    assert me is not None
+    young = subprocess.Popen(["/bin/sleep", "300"], env={})
+    try:
+        found = guard.find_process(young.pid)
+        assert found is not None
+
+        now = time.clock_gettime(time.CLOCK_BOOTTIME) * os.sysconf("SC_CLK_TCK")
+        assert guard.is_starting(found._replace(start_time=int(now)))
+        assert not guard.is_starting(me._replace(start_time=0))
+        assert not guard.is_starting(found._replace(pid=2**22 + 1))
+    finally:
+        young.kill()
+        young.wait(AMPLE)
 
 
 def test_a_stop_during_a_long_unread_write_still_ends() -> None:

@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 import click
 
-from mcpv_node.client import NodeClient, NodeUnreachable, find_node
+from mcpv_node.client import ClientError, NodeClient, NodeUnreachable, find_node
 from mcpv_node.node_file import LOG_NAME, NodeFile
 from mcpv_node.secret_names import is_secret_name
 from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings, secret_values, state_dir
@@ -81,7 +81,7 @@ def command(output: Path | None, config: Path | None) -> int:
     if node is None:
         bundle.leave_out("node", absence)
     else:
-        _add_node(bundle, NodeClient(node))
+        _add_node(bundle, node)
     about: dict[str, object] = {
         "version": VERSION,
         "stateDir": str(folder),
@@ -194,7 +194,12 @@ def _process(pid: int) -> bytes:
 # --- what the node says ------------------------------------------------------------------------------
 
 
-def _add_node(bundle: Bundle, client: NodeClient) -> None:
+def _add_node(bundle: Bundle, node: NodeFile) -> None:
+    try:
+        client = NodeClient(node)
+    except ClientError as error:
+        bundle.leave_out("node", str(error))
+        return
     bundle.add_value("health.json", client.health)
     for name in ("node", "tree", "clients", "nodes"):
         bundle.add_body(f"{name}.json", partial(client.read, f"/api/v1/{name}"))

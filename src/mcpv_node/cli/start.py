@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 NO_TOKEN = "none"
 
+# Of the sentence with which a second start on a state folder is refused.
+ALREADY_RUNS = "already runs on"
+
 # Nothing on the way of a call is part of a cycle, so the collector finds next to nothing however often it looks; the
 # default of 700 has it look a few times for every hundred calls, and a full round stalls the loop for tens of ms.
 YOUNG_OBJECTS = 20_000
@@ -275,7 +278,13 @@ def _run(
         try:
             outcome = uvloop.run(serve(options, on_ready=on_ready, switch=switch, supervisor=supervisor_fd))
         except StartRefused as refusal:
-            raise CommandFailed(str(refusal)) from None
+            said = str(refusal)
+            advice = (
+                "; `mcpv-node stop` ends it; another --state-dir is another node"
+                if ALREADY_RUNS in said
+                else ""
+            )
+            raise CommandFailed(said + advice) from None
     if not outcome.ok:
         raise CommandFailed(outcome.message)
     return OK

@@ -22,13 +22,16 @@ from msgspec import Raw
 
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.config import Rejected
+from mcpv_node.actors.events import Follow, Followed, NumberedEvent, Unfollow
 from mcpv_node.actors.index_messages import ConsumerId, Join, Leave, SnapshotChanged
 from mcpv_node.actors.kernel import (
     Cell,
     Crashed,
     Deferred,
+    Down,
     ExitReason,
     LoopActor,
+    MonitorId,
     Shutdown,
     answers,
     handles,
@@ -36,7 +39,7 @@ from mcpv_node.actors.kernel import (
 from mcpv_node.actors.kernel.cell import Letter
 from mcpv_node.actors.server_type import Why as AskWhy
 from mcpv_node.actors.server_type import WhyReport
-from mcpv_node.actors.snapshot import Kind
+from mcpv_node.actors.snapshot import KINDS, Kind
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.gateway import (
     CallReply,
@@ -47,18 +50,22 @@ from mcpv_node.gateway import (
 )
 from mcpv_node.gateway.learning import LIST_PATIENCE, unlearnt_for_list
 from mcpv_node.gateway.routing import KIND_OF
-from mcpv_node.node import NodeOptions, NodeRuntime
+from mcpv_node.node import NodeOptions, NodeRuntime, StopHow
 from mcpv_node.node_file import NodeFile
 from mcpv_node.protocol import CALL, GET_PROMPT, READ_RESOURCE
-from mcpv_node.settings import Marks, NodeSettings, ServerName, find_config, load_settings, state_dir
+from mcpv_node.settings import Marks, NodeSettings, ServerName, find_config, load_settings
+from mcpv_node.settings import state_dir as find_state_dir
 
 from .messages import (
+    AwaitDown,
+    AwaitUp,
     CallRequest,
     CallTool,
     Failed,
     GetPrompt,
     ListedTool,
     ListTools,
+    News,
     NodeDown,
     NodeRequest,
     ReadResource,
@@ -69,9 +76,11 @@ from .messages import (
     Subscriber,
     ToolList,
     ToolResult,
+    Topic,
     Unsubscribe,
     Why,
 )
+from .news import LOOK_INTERVAL, Feed, Offered, tell, to_server_event
 
 # A thread with an empty loop is up in a millisecond; a machine that swaps may need longer.
 THREAD_START_BOUND = 30.0
@@ -82,8 +91,16 @@ WHY_TIMEOUT = 5.0
 # A host asks right after `start()`: a node whose start fails at once must still be there to say why.
 LAST_WORDS = 2.0
 
+# The ring of events answers from memory; longer means that it is being restarted.
+RING_BOUND = 5.0
+
+# It is being restarted for longer than that: rare, and nothing that a second sooner would help.
+FOLLOW_AGAIN = 1.0
+
 # What `token` says when there shall be none.
 NO_TOKEN = "none"
+
+_TOPICS = ", ".join((*KINDS, "events"))
 
 _REASONS = {
     -32700: "parse_error",
@@ -93,8 +110,8 @@ _REASONS = {
 }
 
 
-# Who hears of which kind: the URN of the host's actor, and the kind.
-_Subscription: TypeAlias = tuple[str, Kind]
+# Who hears of what: the URN of the host's actor, and the topic.
+_Subscription: TypeAlias = tuple[str, Topic]
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,18 +142,52 @@ class _LastWordsSpoken:
 
 
 @dataclass(frozen=True, slots=True)
+class _Listening:
+    """A subscriber, the way to it, and the number under which it has joined."""
+
+    subscriber: Subscriber
+    feed: Feed
+    consumer: ConsumerId
+
+
+@dataclass(frozen=True, slots=True)
 class _Greet:
     """The subscriber has joined: it is told what there is now."""
 
-    subscription: _Subscription
+    user: str
+    kind: Kind
     consumer: ConsumerId
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """The ring tells us from now on, and this is what came before; or it does not."""
+
+    consumer: ConsumerId
+    outcome: Followed | Exception
+
+
+@dataclass(frozen=True, slots=True)
+class _FollowAgain:
+    """The ring did not answer; perhaps it does now."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Happened:
+    consumer: ConsumerId
+    event: NumberedEvent
+
+
+@dataclass(frozen=True, slots=True)
+class _LookAgain:
+    """Some subscriber had too much to read."""
 
 
 @dataclass(frozen=True, slots=True)
 class _InHand:
     """A request on its way, with the point on the node's clock at which it came."""
 
-    request: NodeRequest
+    request: NodeRequest | AwaitUp
     deferred: Deferred[Any]
     arrived: float
 
@@ -145,12 +196,12 @@ class NodeActor(LoopActor[None]):
     """See the module. Asks wait until the tree is up; if it does not come up they are answered `Failed`.
 
     `config` is a file, a folder, settings, or None for what the command line would take; `http` overrides
-    `listen.http` (port 0 takes a free one), `token` is as in `NodeOptions`.
+    `listen.http` (port 0 takes a free one), `token` is as in `NodeOptions`. Raises SettingsError.
     """
 
     def __init__(
         self,
-        config: str | os.PathLike[str] | NodeSettings | None = None,
+        config: str | os.PathLike[str] | NodeSettings | NodeOptions | None = None,
         *,
         state_dir: str | os.PathLike[str] | None = None,
         http: str | None = None,
@@ -158,8 +209,10 @@ class NodeActor(LoopActor[None]):
         environ: Mapping[str, str] | None = None,
     ) -> None:
         super().__init__()
-        self._options = _options(
-            config, state_dir, http, token, dict(os.environ if environ is None else environ)
+        self._options = (
+            config
+            if isinstance(config, NodeOptions)
+            else node_options(config, state_dir=state_dir, http=http, token=token, environ=environ)
         )
         self._runtime: NodeRuntime | None = None
         self._is_up = False
@@ -170,7 +223,15 @@ class NodeActor(LoopActor[None]):
         self._end: ExitReason = Shutdown()
         self._parked: list[_InHand] = []
         self._in_hand: dict[Deferred[Any], _InHand] = {}
-        self._subscribers: dict[_Subscription, tuple[Subscriber, ConsumerId]] = {}
+        self._awaiting_end: list[Deferred[NodeDown]] = []
+        self._subscribers: dict[_Subscription, _Listening] = {}
+        self._is_looking = False  # a timer rings for who had too much to read
+        self._follower: ConsumerId | None = None  # as whom we hear events, while anybody here wants to
+        self._ring: MonitorId | None = None  # our watch of the ring, which may forget us when it crashes
+        self._newest: NumberedEvent | None = None  # what was told last
+        self._known = ""  # the id of the newest event we know of
+        self._early: list[NumberedEvent] | None = None  # came before what the ring says came before them
+        self._has_gap = False  # the ring was lost, and with it events that were not told
         self._over: asyncio.Event | None = None
 
     # --- life -----------------------------------------------------------------------------------
@@ -207,19 +268,25 @@ class NodeActor(LoopActor[None]):
         self.run(self._runtime.start(self._ask_self_to_stop), _Up)
 
     def on_shutdown(self) -> None:
-        self._begin_stop()
+        self._begin_stop("drain")
 
     @answers(Stop)
-    def _on_stop(self, _request: Stop) -> None:
+    def _on_stop(self, request: Stop) -> None:
         # Answered at the very end, as pykka's own stop() is: by then the node has left the registry.
         letter = self._letter
         if letter is not None and letter.port is not None:
             self._stop_ports.append(letter.port)
             letter.port = None
-        self._begin_stop()
+        self._begin_stop("drain" if request.drain else "now")
 
-    def _begin_stop(self) -> None:
-        """Drain and stop, once; how often it is asked makes no difference."""
+    @answers(AwaitDown)
+    def _on_await_down(self, _request: AwaitDown) -> Deferred[NodeDown]:
+        deferred: Deferred[NodeDown] = self.defer()
+        self._awaiting_end.append(deferred)
+        return deferred
+
+    def _begin_stop(self, how: StopHow) -> None:
+        """Stop, once; what is asked later may only make it faster."""
         assert self._runtime is not None
         if self._has_failed:
             self.exit(self._end)
@@ -227,7 +294,9 @@ class NodeActor(LoopActor[None]):
             self._is_stopping = True
             self._is_up = False
             self._reason = "asked to stop"
-            self.run(self._runtime.stop("drain"), _Stopped)
+            self.run(self._runtime.stop(how), _Stopped)
+        elif how == "now":
+            self._runtime.hurry()
 
     @handles(_Up)
     def _on_up(self, message: _Up) -> None:
@@ -243,8 +312,12 @@ class NodeActor(LoopActor[None]):
         parked, self._parked = self._parked, []
         for one in parked:
             self._begin(one)
-        for subscription, (_, consumer) in list(self._subscribers.items()):
-            self._join(subscription, consumer)
+        for (user, topic), listening in list(self._subscribers.items()):
+            if topic != "events":
+                self._join(user, topic, listening.consumer)
+        if self._wants_events():
+            # They have waited since before the first event.
+            self._follow(f"{self._runtime.context.boot}-0")
 
     def _fail(self, reason: str) -> None:
         """The tree did not come up, and nothing of it is left: say so to whoever asks, for a moment."""
@@ -281,6 +354,9 @@ class NodeActor(LoopActor[None]):
         self._reason = self._reason or str(reason)
         self._answer_what_waits()
         self._tell_all_down()
+        waiting, self._awaiting_end = self._awaiting_end, []
+        for deferred in waiting:
+            deferred.answer(NodeDown(self._reason))
         if self._over is not None:
             self._over.set()
 
@@ -294,8 +370,8 @@ class NodeActor(LoopActor[None]):
 
     def _tell_all_down(self) -> None:
         subscribers, self._subscribers = self._subscribers, {}
-        for subscriber in {urn: one for (urn, _), (one, _) in subscribers.items()}.values():
-            _tell(subscriber, NodeDown(self._reason))
+        for subscriber in {user: one.subscriber for (user, _), one in subscribers.items()}.values():
+            tell(subscriber, NodeDown(self._reason))
 
     def _ask_self_to_stop(self) -> None:
         self.cell.stop()
@@ -312,17 +388,19 @@ class NodeActor(LoopActor[None]):
     def _answer_late(self, letter: Letter) -> bool:
         """There is no next incarnation: what this one has not read is answered here, on any thread."""
         message, port = letter.message, letter.port
-        if isinstance(message, Subscribe):
-            _tell(message.subscriber, NodeDown(self._reason))
-        elif isinstance(message, NodeRequest) and port is not None:
+        if isinstance(message, Subscribe) and message.subscriber is not None:
+            tell(message.subscriber, NodeDown(self._reason))
+        elif isinstance(message, NodeRequest | AwaitUp) and port is not None:
             port.answer(self._refuse(message))
+        elif isinstance(message, AwaitDown) and port is not None:
+            port.answer(NodeDown(self._reason))
         elif isinstance(message, Stop) and port is not None:
             port.answer(None)
         else:
             return False
         return True
 
-    def _refuse(self, request: NodeRequest, *, executed: str = "no") -> Failed:
+    def _refuse(self, request: NodeRequest | AwaitUp, *, executed: str = "no") -> Failed:
         reason = "start_failed" if self._has_failed else "stopping"
         message = self._reason if self._has_failed else f"the node is stopping: {self._reason}"
         return Failed(request.id, reason, message, {"reason": reason, "executed": executed})
@@ -353,7 +431,11 @@ class NodeActor(LoopActor[None]):
     def _on_reload(self, request: Reload) -> Deferred[Reloaded | Failed]:
         return self._park_or_begin(request)
 
-    def _park_or_begin(self, request: NodeRequest) -> Deferred[Any]:
+    @answers(AwaitUp)
+    def _on_await_up(self, request: AwaitUp) -> Deferred[Failed | None]:
+        return self._park_or_begin(request)
+
+    def _park_or_begin(self, request: NodeRequest | AwaitUp) -> Deferred[Any]:
         deferred: Deferred[Any] = self.defer()
         one = _InHand(request, deferred, self.cell.system.clock.monotonic())
         if self._is_up:
@@ -367,8 +449,11 @@ class NodeActor(LoopActor[None]):
     def _begin(self, one: _InHand) -> None:
         work: Coroutine[Any, Any, object]
         match one.request:
+            case AwaitUp():
+                one.deferred.answer(None)
+                return
             case CallTool() | GetPrompt() | ReadResource() as call:
-                work = self._call(call, one.arrived + call.timeout)
+                work = self._call(call, one.arrived)
             case Why() as why:
                 work = self._why(why)
             case Reload() as reload:
@@ -389,9 +474,9 @@ class NodeActor(LoopActor[None]):
         else:
             message.deferred.answer(message.outcome)
 
-    async def _call(self, request: CallRequest, deadline: float) -> ToolResult | Failed:
+    async def _call(self, request: CallRequest, arrived: float) -> ToolResult | Failed:
         assert self._runtime is not None
-        node = self._runtime.context
+        node, deadline = self._runtime.context, arrived + request.timeout
         key = f"key:host:{request.key}" if request.key is not None else f"client:{self.actor_urn}"
         caller = Caller(principal="host", client="host", key=key)
         try:
@@ -444,60 +529,165 @@ class NodeActor(LoopActor[None]):
 
     @handles(Subscribe)
     def _on_subscribe(self, message: Subscribe) -> None:
-        subscription = (message.subscriber.actor_urn, message.kind)
-        if self._has_failed:
-            _tell(message.subscriber, NodeDown(self._reason))
-        elif subscription not in self._subscribers:
+        subscriber, topic = message.subscriber, message.kind
+        if subscriber is None or (topic != "events" and topic not in KINDS):
+            logger.error("nobody is told of {!r}: it needs a subscriber, and one of {}", topic, _TOPICS)
+        elif self._has_failed:
+            tell(subscriber, NodeDown(self._reason))
+        elif (user := subscriber.actor_urn, topic) not in self._subscribers:
             consumer = new_consumer_id()
-            self._subscribers[subscription] = (message.subscriber, consumer)
-            if self._is_up:
-                self._join(subscription, consumer)
+            self._subscribers[user, topic] = _Listening(subscriber, Feed(subscriber), consumer)
+            if not self._is_up:
+                return
+            if topic != "events":
+                self._join(user, topic, consumer)
+            elif self._follower is None:
+                self._follow(None)
 
     @handles(Unsubscribe)
     def _on_unsubscribe(self, message: Unsubscribe) -> None:
-        self._drop((message.subscriber.actor_urn, message.kind))
+        if message.subscriber is not None:
+            self._drop((message.subscriber.actor_urn, message.kind))
 
-    def _join(self, subscription: _Subscription, consumer: ConsumerId) -> None:
-        assert self._runtime is not None
+    def _drop(self, subscription: _Subscription) -> None:
+        known = self._subscribers.pop(subscription, None)
+        if known is None or self._runtime is None or not self._is_up:
+            return
         node = self._runtime.context
+        if subscription[1] != "events":
+            node.subscribers.tell(Leave(known.consumer))
+        elif self._follower is not None and not self._wants_events():
+            node.events.tell(Unfollow(self._follower))
+            self._follower = None
+            self._known = ""
+
+    def _pass_on(self, subscription: _Subscription, news: News) -> None:
+        match self._subscribers[subscription].feed.offer(news):
+            case Offered.GONE:
+                self._drop(subscription)
+            case Offered.HELD:
+                self._look_soon()
+            case Offered.TOLD:
+                pass
+
+    def _look_soon(self) -> None:
+        if not self._is_looking:
+            self._is_looking = True
+            self.after(LOOK_INTERVAL, _LookAgain())
+
+    @handles(_LookAgain)
+    def _on_look_again(self, _message: _LookAgain) -> None:
+        self._is_looking = False
+        for subscription, listening in list(self._subscribers.items()):
+            match listening.feed.release():
+                case Offered.GONE:
+                    self._drop(subscription)
+                case Offered.HELD:
+                    self._look_soon()
+                case Offered.TOLD:
+                    pass
+
+    # --- of lists -------------------------------------------------------------------------------
+
+    def _join(self, user: str, kind: Kind, consumer: ConsumerId) -> None:
+        assert self._runtime is not None
 
         def notify(news: SnapshotChanged) -> None:
-            if news.kind == subscription[1]:
-                self._pass_on(subscription, consumer, news)
+            if news.kind == kind:
+                self._tell_of_list(user, consumer, news)
 
-        node.subscribers.tell(Join(consumer, EVERYTHING, notify))
+        self._runtime.context.subscribers.tell(Join(consumer, EVERYTHING, notify))
         # Once it has joined: what changed between its first news and its joining it would never hear of.
-        self.after(0.0, _Greet(subscription, consumer))
+        self.after(0.0, _Greet(user, kind, consumer))
 
     @handles(_Greet)
     def _on_greet(self, message: _Greet) -> None:
         if not self._is_up:
             return
         assert self._runtime is not None
-        world = self._runtime.context.world.world
-        kind = message.subscription[1]
+        world, kind = self._runtime.context.world.world, message.kind
         news = SnapshotChanged(kind, world.snapshot(kind).version, world.view(kind, EVERYTHING).etag)
-        self._pass_on(message.subscription, message.consumer, news)
+        self._tell_of_list(message.user, message.consumer, news)
 
-    def _pass_on(self, subscription: _Subscription, consumer: ConsumerId, news: SnapshotChanged) -> None:
-        known = self._subscribers.get(subscription)
+    def _tell_of_list(self, user: str, consumer: ConsumerId, news: SnapshotChanged) -> None:
+        known = self._subscribers.get((user, news.kind))
         # It may have left, and even come again, while the news was on its way.
-        if known is not None and known[1] == consumer and not _tell(known[0], news):
-            self._drop(subscription)
+        if known is not None and known.consumer == consumer:
+            self._pass_on((user, news.kind), news)
 
-    def _drop(self, subscription: _Subscription) -> None:
-        known = self._subscribers.pop(subscription, None)
-        if known is not None and self._runtime is not None and self._is_up:
-            self._runtime.context.subscribers.tell(Leave(known[1]))
+    # --- of events ------------------------------------------------------------------------------
 
+    def _wants_events(self) -> bool:
+        return any(topic == "events" for _, topic in self._subscribers)
 
-def _tell(subscriber: Subscriber, message: object) -> bool:
-    """False when the host's actor has ended."""
-    try:
-        subscriber.tell(message)
-    except pykka.ActorDeadError:
-        return False
-    return True
+    def _follow(self, after: str | None) -> None:
+        """Hear of every event after this one: one follower of the ring for all who want to be told here."""
+        assert self._runtime is not None
+        events = self._runtime.context.events
+        consumer = self._follower = self._follower or new_consumer_id()
+        self._early = []
+
+        def hear(event: NumberedEvent) -> None:
+            self.note(_Happened(consumer, event))
+
+        self.run(
+            events.ask(Follow(consumer, hear, after), RING_BOUND),
+            lambda outcome: _Followed(consumer, outcome),
+        )
+
+    def on_down(self, down: Down) -> None:
+        if down.monitor == self._ring:
+            self._ring = None
+            self._follow_again()
+
+    @handles(_FollowAgain)
+    def _on_follow_again(self, _message: _FollowAgain) -> None:
+        self._follow_again()
+
+    def _follow_again(self) -> None:
+        if self._is_up and self._follower is not None:
+            self._follow(self._known or None)
+
+    @handles(_Followed)
+    def _on_followed(self, message: _Followed) -> None:
+        if message.consumer != self._follower:
+            return
+        early, self._early = self._early or [], None
+        outcome = message.outcome
+        if isinstance(outcome, Exception):
+            logger.warning("the events cannot be followed for the moment: {}", outcome)
+            self.after(FOLLOW_AGAIN, _FollowAgain())
+            return
+        # A second crash of the ring forgets who follows it. Not before it answered: of a ring that is being restarted
+        # we would hear at once that there is none, over and over.
+        if self._ring is None:
+            assert self._runtime is not None
+            self._ring = self.watch(self._runtime.context.events.cell)
+        if not outcome.is_known:
+            self._has_gap, self._known = True, outcome.newest
+        for event in (*outcome.missed, *early):
+            self._tell_of_event(event)
+        self._known = self._known or outcome.newest
+
+    @handles(_Happened)
+    def _on_happened(self, message: _Happened) -> None:
+        if message.consumer != self._follower:
+            return
+        if self._early is None:
+            self._tell_of_event(message.event)
+        else:
+            self._early.append(message.event)
+
+    def _tell_of_event(self, event: NumberedEvent) -> None:
+        newest = self._newest
+        if newest is not None and newest.boot == event.boot and event.number <= newest.number:
+            return
+        self._newest, self._known = event, event.id
+        news = to_server_event(event, missed=1 if self._has_gap else 0)
+        self._has_gap = False
+        for subscription in list(self._subscribers):
+            if subscription[1] == "events":
+                self._pass_on(subscription, news)
 
 
 def _to_send(request: CallRequest) -> tuple[str, str, bytes]:
@@ -549,13 +739,16 @@ def _says_error(raw: bytes) -> bool:
         return False
 
 
-def _options(
-    config: str | os.PathLike[str] | NodeSettings | None,
-    folder: str | os.PathLike[str] | None,
-    http: str | None,
-    token: str | None,
-    environ: dict[str, str],
+def node_options(
+    config: str | os.PathLike[str] | NodeSettings | None = None,
+    *,
+    state_dir: str | os.PathLike[str] | None = None,
+    http: str | None = None,
+    token: str | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> NodeOptions:
+    """Read what a node is to be started with, as `NodeActor` says. Raises SettingsError."""
+    environ = dict(os.environ if environ is None else environ)
     path: Path | None = None
     marks: Marks = ()
     if isinstance(config, NodeSettings):
@@ -568,7 +761,7 @@ def _options(
         settings=settings,
         config_path=path,
         marks=marks,
-        state_dir=state_dir(None if folder is None else Path(folder), environ, settings),
+        state_dir=find_state_dir(None if state_dir is None else Path(state_dir), environ, settings),
         http=http,
         token=token if token is None or token == NO_TOKEN else os.path.abspath(token),
         environ=environ,

@@ -7,6 +7,7 @@ import contextlib
 import os
 import threading
 import uuid
+from collections import deque
 from collections.abc import AsyncGenerator, Callable, Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,7 @@ import pykka
 
 from mcpv_node.actors.index_messages import SnapshotChanged
 from mcpv_node.actors.server_type import WhyReport
+from mcpv_node.actors.snapshot import Kind
 from mcpv_node.settings import NodeSettings
 
 from .actor import NodeActor
@@ -25,15 +27,18 @@ from .messages import (
     Failed,
     GetPrompt,
     ListTools,
+    News,
     NodeDown,
     NodeRequest,
     ReadResource,
     Reload,
     Reloaded,
+    ServerEvent,
     Stop,
     Subscribe,
     ToolList,
     ToolResult,
+    Topic,
     Unsubscribe,
     Why,
 )
@@ -138,33 +143,37 @@ class Node:
         reloaded: Reloaded = await self._ask(Reload())
         return reloaded
 
-    async def snapshots(self) -> AsyncGenerator[SnapshotChanged, None]:
-        """The tool list as it is now, and again whenever it has changed; a slow reader gets the latest only."""
-        loop = asyncio.get_running_loop()
-        latest: list[SnapshotChanged | NodeDown] = []
-        has_news = asyncio.Event()
+    async def snapshots(self, kind: Kind = "tools") -> AsyncGenerator[SnapshotChanged, None]:
+        """The list as it is now, and again whenever it has changed; a slow reader gets the latest only."""
+        async with contextlib.aclosing(self._news(kind)) as pieces:
+            async for news in pieces:
+                assert isinstance(news, SnapshotChanged)
+                yield news
 
-        def keep(news: SnapshotChanged | NodeDown) -> None:
-            latest[:] = [news]
-            has_news.set()
+    async def events(self) -> AsyncGenerator[ServerEvent, None]:
+        """Every transition from now on, until the node ends.
 
+        A reader that leaves more than `news.BACKLOG` unread goes on with the newest, whose `missed` says how many
+        were left out.
+        """
+        async with contextlib.aclosing(self._news("events")) as pieces:
+            async for news in pieces:
+                assert isinstance(news, ServerEvent)
+                yield news
+
+    async def _news(self, topic: Topic) -> AsyncGenerator[News, None]:
         ref = self._running()
-        listener = _Listener(loop, keep)
+        listener = _Listener(asyncio.get_running_loop(), keeps=1 if topic != "events" else None)
         try:
-            ref.tell(Subscribe("tools", listener))
+            ref.tell(Subscribe(topic, listener))
         except pykka.ActorDeadError:
             return
         try:
-            while True:
-                await has_news.wait()
-                has_news.clear()
-                news = latest.pop()
-                if isinstance(news, NodeDown):
-                    return
+            while not isinstance(news := await listener.next(), NodeDown):
                 yield news
         finally:
             with contextlib.suppress(pykka.ActorDeadError):
-                ref.tell(Unsubscribe("tools", listener))
+                ref.tell(Unsubscribe(topic, listener))
 
     async def _ask(self, message: NodeRequest) -> Any:
         try:
@@ -182,15 +191,34 @@ class Node:
 
 
 class _Listener:
-    """Hears for a loop what the node tells an actor; no thread, and nothing in the host's registry."""
+    """Hears for a loop what the node tells an actor; no thread, and nothing in the host's registry.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, keep: Callable[[Any], None]) -> None:
+    `keeps`: how many pieces wait to be read at most, the latest; None leaves the bound to the node.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, *, keeps: int | None) -> None:
         self.actor_urn = uuid.uuid4().urn
+        self.actor_inbox = self
         self._loop = loop
-        self._keep = keep
+        self._unread: deque[News | NodeDown] = deque(maxlen=keeps)
+        self._has_news = asyncio.Event()
 
-    def tell(self, message: Any) -> None:
+    def tell(self, message: News | NodeDown) -> None:
+        """Take a piece, on the node's thread."""
+        self._unread.append(message)
         try:
-            self._loop.call_soon_threadsafe(self._keep, message)
+            self._loop.call_soon_threadsafe(self._has_news.set)
         except RuntimeError as error:
             raise pykka.ActorDeadError("the host's loop has closed") from error
+
+    def qsize(self) -> int:
+        """How much is unread: the node tells no more than so much."""
+        return 0 if self._unread.maxlen else len(self._unread)
+
+    async def next(self) -> News | NodeDown:
+        """The next piece, when there is one; for one reader, on its own loop."""
+        while not self._unread:
+            self._has_news.clear()
+            if not self._unread:
+                await self._has_news.wait()
+        return self._unread.popleft()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import importlib
 import os
 import socket
@@ -246,8 +247,9 @@ def bind_tcp(host: str, port: int) -> socket.socket:
         listener.listen(ACCEPT_QUEUE)
     except OSError as error:
         listener.close()
+        advice = "; port 0 takes a free one" if error.errno == errno.EADDRINUSE else ""
         raise DoorError(
-            f"listen.http: {host}:{port} cannot be had: {os.strerror(error.errno or 0)}"
+            f"listen.http: {host}:{port} cannot be had: {os.strerror(error.errno or 0)}{advice}"
         ) from error
     return listener
 

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
@@ -388,6 +389,8 @@ def is_name(text: str) -> bool:
     return re.fullmatch(NAME_PATTERN, text) is not None and not text.endswith("\n")
 
 
+# Working out a type's annotations takes 2 ms, and a configuration has thousands of entries of a few types.
+@cache
 def _struct(cls: type[msgspec.Struct]) -> inspect.StructType:
     return cast("inspect.StructType", inspect.type_info(cls))
 

@@ -19,6 +19,8 @@ _RUNNABLE = frozenset(
 )
 _VIEW = frozenset({"name", "tags", "disabled", "expose_tools"})
 
+_POOL = tuple(name for name in ServerSpec.__struct_fields__ if name not in _RUNNABLE | _VIEW)
+
 # Marks that keep a cwd that was not given apart from every cwd that was.
 _ABSENT, _PRESENT = "0", "1"
 
@@ -62,11 +64,7 @@ def spec_key(spec: ServerSpec) -> SpecKey:
 
 def pool_settings(spec: ServerSpec) -> Hashable:
     """Give all that must be equal, beside the spec key, for entries to share a server type."""
-    return tuple(
-        (field.name, getattr(spec, field.name))
-        for field in msgspec.structs.fields(spec)
-        if field.name not in _RUNNABLE | _VIEW
-    )
+    return tuple((name, getattr(spec, name)) for name in _POOL)
 
 
 def group_servers(settings: NodeSettings) -> tuple[ServerGroup, ...]:

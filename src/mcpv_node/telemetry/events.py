@@ -24,7 +24,6 @@ class EventKind(StrEnum):
     CLIENT_REGISTERED = "client_registered"
     CONFIG_APPLIED = "config_applied"
     CONFIG_REJECTED = "config_rejected"
-    DEAD_LETTER = "dead_letter"
     ENTRY_REJECTED = "entry_rejected"
     INSTANCE_EXIT = "instance_exit"
     INSTANCE_STATE = "instance_state"
@@ -44,7 +43,6 @@ WARNINGS = frozenset(
     {
         EventKind.ACTOR_CRASHED,
         EventKind.CONFIG_REJECTED,
-        EventKind.DEAD_LETTER,
         EventKind.ENTRY_REJECTED,
         EventKind.NAME_CONFLICT,
         EventKind.ORPHAN_REAPED,

@@ -1,7 +1,7 @@
 """Logging: one configured stream for our lines, for events and for the libraries below us.
 
 Nothing happens on import, so a host application keeps the logging it has: only the command line calls
-`configure_logging`. Lines are JSON when nobody looks at them. Bearer tokens and the like are masked on the way
+`configure_logging`, and only a process that is the node's alone `lead_logging`. Lines are JSON when nobody looks at them. Bearer tokens and the like are masked on the way
 out, whoever logged them.
 """
 
@@ -12,6 +12,7 @@ import logging
 import os
 import sys
 import traceback
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
@@ -25,7 +26,7 @@ from .events import ERRORS, WARNINGS, Event
 from .redaction import MASK, PLAIN_REDACTOR, Redactor
 
 if TYPE_CHECKING:
-    from loguru import Record, RecordException
+    from loguru import Message, Record, RecordException
 
 # A file grows to so many megabytes, then a new one begins; so many former ones are kept: half a gigabyte at most.
 ROTATE_MB = 50
@@ -80,16 +81,47 @@ def configure_logging(
         diagnose=False,
     )
     if file is not None:
-        logger.add(
-            file,
-            level=name,
-            format=json_line,
-            rotation=rotate_mb * MEGABYTE,
-            retention=keep,
-            opener=_private,
-            backtrace=False,
-            diagnose=False,
+        _add_file(file, name, redact, rotate_mb=rotate_mb, keep=keep)
+    _intercept_standard_logging(name)
+
+
+def lead_logging(
+    level: str,
+    to: Callable[[logging.LogRecord], None],
+    *,
+    file: Path | None = None,
+    rotate_mb: int = ROTATE_MB,
+    keep: int = KEPT_FILES,
+    redact: Redactor = PLAIN_REDACTOR,
+) -> None:
+    """Hand everything from `level` on to `to`, as a standard record with finished text, and write it to `file`.
+
+    For a process whose log is somebody else's. `to` is called on whatever thread logs. Replaces what
+    `configure_logging` replaces.
+    """
+    name = level.upper()
+
+    def hand_over(message: Message) -> None:
+        record = message.record
+        to(
+            logging.LogRecord(
+                name=record["name"] or __name__,
+                level=record["level"].no,
+                pathname=record["file"].path,
+                lineno=record["line"],
+                msg=message.rstrip("\n"),
+                args=None,
+                exc_info=None,
+                func=record["function"],
+            )
         )
+
+    logger.remove()
+    logger.add(
+        hand_over, level=name, format=partial(_bare_line, redact=redact), backtrace=False, diagnose=False
+    )
+    if file is not None:
+        _add_file(file, name, redact, rotate_mb=rotate_mb, keep=keep)
     _intercept_standard_logging(name)
 
 
@@ -190,11 +222,28 @@ def _json_line(record: Record, redact: Redactor) -> str:
 
 
 def _text_line(record: Record, redact: Redactor) -> str:
+    return "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> " + _bare_line(record, redact)
+
+
+def _bare_line(record: Record, redact: Redactor) -> str:
     fields = " ".join(f"{name}={value}" for name, value in _extra(record).items() if name != "event")
     text = "  ".join(part for part in (record["message"], fields) if part)
     if record["exception"] is not None:
         text += "\n" + _traceback(record["exception"])
-    return "<green>{time:HH:mm:ss.SSS}</green> <level>{level: <7}</level> " + _written(record, redact(text))
+    return _written(record, redact(text))
+
+
+def _add_file(file: Path, level: str, redact: Redactor, *, rotate_mb: int, keep: int) -> None:
+    logger.add(
+        file,
+        level=level,
+        format=partial(_json_line, redact=redact),
+        rotation=rotate_mb * MEGABYTE,
+        retention=keep,
+        opener=_private,
+        backtrace=False,
+        diagnose=False,
+    )
 
 
 def _written(record: Record, line: str) -> str:

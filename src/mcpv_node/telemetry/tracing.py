@@ -105,7 +105,7 @@ class Tracing:
         name = service_name or str(said.get("service.name") or SERVICE_NAME)
         self._clock = clock
         self._provider = TracerProvider(
-            resource=Resource({**attributes, **said, "service.name": name}),
+            resource=Resource.create({**attributes, **said, "service.name": name}),
             # Whoever brings a trace has decided whether it is kept.
             sampler=None if sample_ratio is None else ParentBased(TraceIdRatioBased(sample_ratio)),
             # The node stops when it stops, not when the process that hosts it ends.

@@ -15,7 +15,14 @@ from __future__ import annotations
 from .guard import LedgerEntry, Orphan, ReapReport, read_ledger, reap
 from .guard_process import GuardBusy, GuardProcess, start_guard
 from .ledger import Ledger, reap_leftovers
-from .limits import GroupUsage, apply_limits, group_rss_bytes, rss_by_group, usage_by_group
+from .limits import (
+    GroupUsage,
+    apply_limits,
+    apply_limits_to_each,
+    group_rss_bytes,
+    rss_by_group,
+    usage_by_group,
+)
 from .program import (
     FolderNotFound,
     ProgramNotExecutable,
@@ -49,6 +56,7 @@ __all__ = [
     "StopReport",
     "Strangers",
     "apply_limits",
+    "apply_limits_to_each",
     "child_environment",
     "group_rss_bytes",
     "read_ledger",

@@ -33,6 +33,10 @@ REAP_INTERVAL = 0.05
 # What KILL does not end within this sits in the kernel; waiting longer does not help it, so it is reported.
 KILL_WAIT = 1.0
 
+# From its fork to the end of its exec a process shows nothing of its environment, so that nobody can say whose it is:
+# that takes milliseconds, and on a busy machine some more (seconds).
+EXEC_BOUND = 1.0
+
 # Where no pidfd tells of the parent's end, this is how late the guard may hear of it.
 PARENT_CHECK_INTERVAL_MS = 1000
 
@@ -189,8 +193,31 @@ def own_processes() -> Iterator[Process]:
 
 def read_mark(pid: int) -> str | None:
     """Return the mark in a process's environment as it was at its start; None without one or without the right."""
-    environ = _read(f"/proc/{pid}/environ")
-    if environ is None:
+    return mark_in(read_environ(pid))
+
+
+def read_environ(pid: int) -> bytes | None:
+    """Return a process's environment as it was at its start; b"" also while it is being started."""
+    return _read(f"/proc/{pid}/environ")
+
+
+def is_starting(process: Process) -> bool:
+    """Tell whether an environment that shows nothing may soon show something: of a process that is in its exec."""
+    if not HAS_PROC:
+        return False
+    age = time.clock_gettime(time.CLOCK_BOOTTIME) - process.start_time / os.sysconf("SC_CLK_TCK")
+    if age > EXEC_BOUND:
+        return False
+    try:
+        os.readlink(f"/proc/{process.pid}/exe")
+    except OSError:
+        return False  # a thread of the kernel's, or gone
+    return True
+
+
+def mark_in(environ: bytes | None) -> str | None:
+    """Return the mark in an environment."""
+    if not environ:
         return None
     # The cheap question first: nearly every process answers it with no.
     name = MARK_VARIABLE.encode() + b"="
@@ -344,13 +371,23 @@ def reap(entries: Iterable[LedgerEntry], mark_prefix: str, grace: float) -> Reap
     entries = tuple(entries)
     spared = _self_and_ancestors()
     found: dict[tuple[int, int], Orphan] = {}
+    silent: set[int] = set()
+
+    def mark_of(pid: int) -> str | None:
+        environ = read_environ(pid)
+        if environ == b"":
+            silent.add(pid)
+        return mark_in(environ)
+
     asked: set[tuple[int, int]] = set()
     began = time.monotonic()
     while True:
+        silent.clear()
+        processes = tuple(own_processes())
         findings = decide_ours(
             entries,
-            tuple(own_processes()),
-            mark_of=read_mark,
+            processes,
+            mark_of=mark_of,
             mark_prefix=mark_prefix,
             proven=found,
             spared=spared,
@@ -358,7 +395,10 @@ def reap(entries: Iterable[LedgerEntry], mark_prefix: str, grace: float) -> Reap
         for process, mark in findings.orphans:
             found.setdefault((process.pid, process.start_time), Orphan(process.pid, process.pgid, mark))
         elapsed = time.monotonic() - began
-        if not findings.orphans or elapsed >= grace + KILL_WAIT:
+        may_follow = elapsed < EXEC_BOUND and any(
+            is_starting(process) for process in processes if process.pid in silent
+        )
+        if elapsed >= grace + KILL_WAIT or not (findings.orphans or may_follow):
             break
         for process, _ in findings.orphans:
             if elapsed >= grace:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import os
 import resource
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
-from .guard import HAS_PROC
+from .guard import HAS_PROC, Process, find_process
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,7 @@ def apply_limits(
 
     Not before its exec, as that would need code in the forked child; the few milliseconds between are a server's own.
     """
-    problems: list[str] = []
-    if nice is not None:
-        try:
-            os.setpriority(os.PRIO_PGRP, pid, nice)
-        except OSError as error:
-            problems.append(f"nice {nice} was refused: {error.strerror}")
+    problems = _step_back(os.PRIO_PGRP, pid, nice)
     for name, number, value in (
         ("openFiles", resource.RLIMIT_NOFILE, open_files),
         ("cpuSeconds", resource.RLIMIT_CPU, cpu_seconds),
@@ -76,11 +71,46 @@ def apply_limits(
     return tuple(problems)
 
 
+def apply_limits_to_each(
+    processes: Iterable[Process],
+    *,
+    open_files: int | None = None,
+    cpu_seconds: int | None = None,
+    nice: int | None = None,
+) -> tuple[str, ...]:
+    """Limit running processes, and what they start from now on; return a sentence per limit that was refused.
+
+    What a limit was before is not remembered: None leaves it as it is.
+    """
+    problems: list[str] = []
+    for process in processes:
+        found = find_process(process.pid)
+        # Its number may be somebody else's by now.
+        if found is not None and found.start_time == process.start_time:
+            problems += apply_limits(process.pid, open_files=open_files, cpu_seconds=cpu_seconds)
+            problems += _step_back(os.PRIO_PROCESS, process.pid, nice)
+    return tuple(dict.fromkeys(problems))
+
+
+def _step_back(which: int, who: int, nice: int | None) -> list[str]:
+    if nice is None:
+        return []
+    try:
+        os.setpriority(which, who, nice)
+    except ProcessLookupError:
+        return []  # it has ended
+    except OSError as error:
+        return [f"nice {nice} was refused: {error.strerror}"]
+    return []
+
+
 def _limit(pid: int, name: str, number: int, value: int) -> str | None:
     if sys.platform != "linux":
         return f"{name} is not supported on this system: it cannot limit another process"
     try:
         resource.prlimit(pid, number, (value, value))
+    except ProcessLookupError:
+        return None  # it has ended
     except (OSError, ValueError) as error:
         return f"{name} {value} was refused: {error}"
     return None

@@ -2,7 +2,7 @@
 
 Close its stdin, wait; TERM the group, wait; KILL the group, wait; say what still lives. It is about the group: a
 leader that ends and leaves members behind has not stopped. Returns within `grace + term_grace + KILL_WAIT`, plus
-`ESCAPEE_GRACE + KILL_WAIT` if there are escapees.
+`EXEC_BOUND` if anybody is being started just then, plus `ESCAPEE_GRACE + KILL_WAIT` if there are escapees.
 """
 
 from __future__ import annotations
@@ -14,7 +14,15 @@ from typing import Literal
 
 from mcpv_node.telemetry.clock import Clock
 
-from .guard import Process, own_processes, read_mark, signal_exactly
+from .guard import (
+    EXEC_BOUND,
+    Process,
+    is_starting,
+    mark_in,
+    own_processes,
+    read_environ,
+    signal_exactly,
+)
 from .stdio import StdioProcess
 
 How = Literal["already", "asked", "terminated", "killed"]
@@ -86,30 +94,47 @@ async def _group_ends_within(seconds: float, process: StdioProcess) -> bool:
 
 
 async def _end_escapees(process: StdioProcess) -> list[int]:
+    await _wait_for_execs(process)
     for number, seconds in ((signal.SIGTERM, ESCAPEE_GRACE), (signal.SIGKILL, KILL_WAIT)):
-        escapees = await _find_escapees(process)
+        escapees, _ = await _find_escapees(process)
         if not escapees:
             return []
         for escapee in escapees:
             signal_exactly(escapee, number)
         try:
             async with asyncio.timeout(seconds):
-                while await _find_escapees(process):  # noqa: ASYNC110
+                while (await _find_escapees(process))[0]:  # noqa: ASYNC110
                     await asyncio.sleep(MEMBER_INTERVAL)
         except TimeoutError:
             continue
-    return [escapee.pid for escapee in await _find_escapees(process)]
+    return [escapee.pid for escapee in (await _find_escapees(process))[0]]
 
 
-async def _find_escapees(process: StdioProcess) -> list[Process]:
+async def _wait_for_execs(process: StdioProcess) -> None:
+    """What was started right before the end shows whose it is a moment later."""
+    for _ in range(int(EXEC_BOUND / MEMBER_INTERVAL)):
+        found, may_follow = await _find_escapees(process)
+        if found or not may_follow:
+            return
+        await asyncio.sleep(MEMBER_INTERVAL)
+
+
+async def _find_escapees(process: StdioProcess) -> tuple[list[Process], bool]:
+    """Those that carry the mark, and whether more may show it soon."""
     mark, since = process.mark, process.start_time
-    if mark is None or since is None:
-        return []
     found: list[Process] = []
+    may_follow = False
+    if mark is None or since is None:
+        return found, may_follow
     for number, candidate in enumerate(own_processes()):
         if number % SCAN_SLICE == 0:
             await asyncio.sleep(0)
         # A mark is one start's alone, so what is older than its leader cannot carry it.
-        if candidate.alive and candidate.start_time >= since and read_mark(candidate.pid) == mark:
+        if not candidate.alive or candidate.start_time < since:
+            continue
+        environ = read_environ(candidate.pid)
+        if mark_in(environ) == mark:
             found.append(candidate)
-    return found
+        elif environ == b"" and is_starting(candidate):
+            may_follow = True
+    return found, may_follow

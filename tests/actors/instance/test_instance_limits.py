@@ -16,7 +16,7 @@ from support.sessions import failure_of, session
 
 from mcpv_node.actors.instance import stdio as stdio_instance
 from mcpv_node.actors.instance.memory import INTERVAL_WITHOUT_PINGS, MIB, complaint, look_interval
-from mcpv_node.actors.instance.messages import InstanceExited, InstanceRetiring
+from mcpv_node.actors.instance.messages import InstanceExited, InstanceRetiring, Respec
 from mcpv_node.settings import LimitSettings, ServerName, ServerSpec
 
 GROWS = """
@@ -192,3 +192,24 @@ def test_memory_is_looked_at_with_the_pings_and_also_without_them() -> None:
 
     assert look_interval(pinged) == 7.0
     assert look_interval(silent) == INTERVAL_WITHOUT_PINGS
+
+
+def test_other_limits_hold_for_the_processes_that_run(tmp_path: Path) -> None:
+    async def main() -> None:
+        with warnings() as said:
+            async with session(tmp_path, limits_of_server=LimitSettings(open_files=128)) as bad:
+                await bad.is_ready()
+                spec = ServerSpec(
+                    name=ServerName("bad"),
+                    command="none",
+                    limits=LimitSettings(open_files=64, cpu_seconds=100, nice=5),
+                )
+
+                bad.instance.tell(Respec(spec))
+
+                await until(lambda: os.getpriority(os.PRIO_PROCESS, bad.pid) == 5)
+                assert resource.prlimit(bad.pid, resource.RLIMIT_NOFILE) == (64, 64)
+                assert resource.prlimit(bad.pid, resource.RLIMIT_CPU) == (100, 100)
+        assert said == []
+
+    run(main())

@@ -669,7 +669,7 @@ def test_a_call_does_not_wait_for_the_servers_turn() -> None:
 def test_the_warm_pool_follows_the_clients() -> None:
     desk = Desk(make_policy(min_ready=2, max_instances=4, idle_seconds=10.0))
 
-    assert starts(desk.clients(1)) == [("fs-1", "min_ready"), ("fs-2", "min_ready")]
+    assert starts(desk.clients(1)) == [("fs-1", "client_activate"), ("fs-2", "client_activate")]
     desk.ready(1)
     desk.ready(2)
     assert stops(desk.tick(100.0)) == []
@@ -689,6 +689,20 @@ def test_a_lost_warm_instance_is_replaced_while_clients_are_there() -> None:
     desk.ready(1)
 
     assert starts(desk.exit(1)) == [("fs-2", "min_ready")]
+
+
+def test_what_could_not_be_started_when_the_first_client_came_is_started_for_that_later() -> None:
+    desk = Desk(make_policy(min_ready=2, max_instances=2))
+    desk.acquire(1)
+    desk.fail(1)
+    desk.acquire(2)
+    desk.fail(2)
+    assert desk.state.next_try_at is not None
+
+    assert starts(desk.clients(1)) == []
+    desk.now = desk.state.next_try_at
+
+    assert starts(desk.tick(0.0)) == [("fs-3", "client_activate"), ("fs-4", "client_activate")]
 
 
 # --- probes -------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ STRATEGIES = st.sampled_from(["stateless", "stateful", "exclusive", "singleton",
 CLIENTS = st.sampled_from(["a", "a", "b", "c"])
 KEYS = st.sampled_from(["", "k", "k", "l", "m"])
 LANES = st.sampled_from([SHARED_LANE] * 3 + [Lane(ClientProfile("sampling")), Lane(ClientProfile("roots"))])
-KINDS = st.sampled_from([LeaseKind.CALL] * 5 + [LeaseKind.HELD, LeaseKind.SUBSCRIPTION, LeaseKind.TASK])
+KINDS = st.sampled_from([LeaseKind.CALL] * 5 + [LeaseKind.SUBSCRIPTION, LeaseKind.TASK])
 
 # One client may be served twice while another could be: once for its old turn, once because it came first.
 MOST_PASSES = 2

@@ -355,13 +355,6 @@ def test_a_task_and_a_subscription_need_no_slot(kind: LeaseKind) -> None:
     assert grants(desk.acquire(3, kind=kind, instance=1)) == [(3, "fs-1")]
 
 
-def test_a_held_request_needs_a_slot() -> None:
-    desk = desk_of(ready=1, max_instances=1)
-    desk.acquire(1)
-
-    assert grants(desk.acquire(2, kind=LeaseKind.HELD)) == []
-
-
 def test_one_start_is_enough_for_all_that_need_no_slot_and_the_calls_beside_them() -> None:
     desk = desk_of()
     for lease in (1, 2, 3):

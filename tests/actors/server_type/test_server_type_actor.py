@@ -974,7 +974,7 @@ def test_clients_make_the_pool_warm(tmp_path: Path) -> None:
 
             report = await fs.ask(Why())
 
-            assert (report.desired, report.start_cause) == (2, StartCause.MIN_READY)
+            assert (report.desired, report.start_cause) == (2, StartCause.CLIENT_ACTIVATE)
 
     run(main())
 

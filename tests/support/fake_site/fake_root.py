@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
+
 from mcpv_node.node_file import (
     NodeFile,
     process_start_time,
@@ -78,6 +80,7 @@ async def serve(
     if _answers(path):
         raise StartRefused(f"another node runs on {folder}: process {read_node_file(folder).pid}")
     path.unlink(missing_ok=True)
+    logger.info("a node that is none begins")
     if os.environ.get("MCPV_FAKE") == "crash":
         print("a line before the end", file=sys.stderr, flush=True)
         os._exit(1)

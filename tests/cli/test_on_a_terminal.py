@@ -1,4 +1,4 @@
-"""`top` on a real terminal: it draws, obeys its keys, and leaves the terminal as it was, however it ends."""
+"""Commands on a real terminal: `top` draws, obeys its keys, and leaves the terminal as it was, however it ends."""
 
 from __future__ import annotations
 
@@ -51,9 +51,15 @@ class Terminal:
 
 @contextmanager
 def top_on_a_terminal(state_dir: Path, *options: str, **environment: str) -> Iterator[Terminal]:
+    with on_a_terminal("top", "--state-dir", str(state_dir), *options, **environment) as terminal:
+        yield terminal
+
+
+@contextmanager
+def on_a_terminal(*arguments: str, **environment: str) -> Iterator[Terminal]:
     end, side = pty.openpty()
     termios.tcsetwinsize(side, (24, 80))
-    words = [sys.executable, "-P", "-m", "mcpv_node", "top", "--state-dir", str(state_dir), *options]
+    words = [sys.executable, "-P", "-m", "mcpv_node", *arguments]
     inherited = {
         name: value for name, value in os.environ.items() if name not in ("NO_COLOR", "COLUMNS", "LINES")
     }
@@ -124,3 +130,16 @@ def test_a_node_that_goes_away_is_a_sentence_on_a_terminal_that_is_as_it_was(nod
 
         assert terminal.process.wait(BOUND) == 1
         assert terminal.modes() == before
+
+
+def test_what_takes_long_shows_a_sign_of_life_to_a_person_and_to_nobody_else(node: FakeNode) -> None:
+    node.reply("POST /api/v1/servers/fs/start?wait=5", ok({"state": "ready"}))
+    words = ["server", "start", "fs", "--wait", "5", "--state-dir", str(node.state_dir)]
+
+    with on_a_terminal(*words) as terminal:
+        terminal.until(b"fs is ready")
+        assert terminal.process.wait(BOUND) == 0
+    piped = subprocess.run([sys.executable, "-P", "-m", "mcpv_node", *words], capture_output=True, check=True)
+
+    assert b"start fs" in terminal.seen
+    assert (piped.stdout, piped.stderr) == (b"fs is ready\n", b"")
