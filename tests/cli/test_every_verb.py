@@ -8,6 +8,7 @@ from pathlib import Path
 
 import click
 import pytest
+from support.fake_programs import FakeProgram
 
 from mcpv_node.cli import app
 from mcpv_node.cli.common import OK, UNREACHABLE, USAGE_ERROR
@@ -41,6 +42,9 @@ VERBS: dict[str, tuple[list[str], int | None]] = {
     "top": ([], UNREACHABLE),
     "stop": ([], UNREACHABLE),
     "diagnose": ([], OK),
+    "service print": (["--user"], OK),
+    "service install": (["--user"], OK),
+    "service uninstall": (["--user"], OK),
     "validate": ([], OK),
     "import": (["client.json"], OK),
     "export": (["cursor"], OK),
@@ -79,6 +83,8 @@ def program(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pyte
     (tmp_path / "node.yaml").write_text(CONFIG)
     (tmp_path / "client.json").write_text(CLIENT_FILE)
     monkeypatch.setenv("MCPV_CONFIG", str(tmp_path / "node.yaml"))
+    # No verb speaks to this machine's own.
+    monkeypatch.setenv("PATH", FakeProgram(tmp_path, "systemctl").path)
     monkeypatch.chdir(tmp_path)
     return Program(capfd)
 
@@ -99,7 +105,7 @@ def test_no_verb_is_forgotten_here() -> None:
     assert sorted(names_of(app.group)) == sorted(VERBS)
 
 
-@pytest.mark.parametrize("name", ["", "server", "catalog", *VERBS])
+@pytest.mark.parametrize("name", ["", "server", "catalog", "service", *VERBS])
 def test_help_has_an_example(program: Program, name: str) -> None:
     ended = program(*name.split(), "--help")
 
@@ -109,7 +115,9 @@ def test_help_has_an_example(program: Program, name: str) -> None:
     assert [line for line in lines if f"mcpv-node {name}".strip() in line and line.startswith("  ")]
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if " " not in name] + ["server", "catalog"])
+@pytest.mark.parametrize(
+    "name", [name for name in VERBS if " " not in name] + ["server", "catalog", "service"]
+)
 def test_its_line_in_the_list_of_verbs_is_not_cut(program: Program, name: str) -> None:
     (line,) = [line for line in program("--help").out.splitlines() if line.startswith(f"  {name} ")]
 
