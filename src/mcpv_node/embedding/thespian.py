@@ -116,11 +116,10 @@ class _Down:
 class _Remote:
     """An actor elsewhere, as a subscriber of the node: what it is told waits for the actor's thread."""
 
-    def __init__(self, address: ActorAddress, life: int, post: Post[_Item]) -> None:
+    def __init__(self, address: ActorAddress, post: Post[_Item]) -> None:
         self.actor_urn = str(address.actorAddressString)
         self.actor_inbox = self
         self.address = address
-        self.life = life
         self.topics: set[Topic] = set()
         self.sent = 0  # counted on the actor's thread
         self._told = 0  # counted on the node's
@@ -176,7 +175,9 @@ class ThespianNode(Actor):  # type: ignore[misc]
         # What is said to who comes when there is no node, and why there is none.
         self._refusal = ("invalid_request", NOT_STARTED)
         self._numbers = count(1)
-        self._waiting: dict[int, float] = {}  # when each request that is not answered was made
+        self._waiting: dict[
+            int, float
+        ] = {}  # when each request that is not answered was made; the newest is the last
         self._remotes: dict[str, _Remote] = {}
         self._hear_end: dict[str, ActorAddress] = {}  # who started it, and who asked it to stop
         self._is_stopping = False
@@ -338,7 +339,7 @@ class ThespianNode(Actor):  # type: ignore[misc]
 
     def _subscribe(self, topic: Topic, sender: ActorAddress) -> None:
         node, key = self._node, str(sender.actorAddressString)
-        remote = self._remotes.get(key) or _Remote(sender, self._life, self._post)
+        remote = self._remotes.get(key) or _Remote(sender, self._post)
         try:
             if node is None:
                 raise pykka.ActorDeadError(self._refusal[1])
@@ -431,7 +432,7 @@ class ThespianNode(Actor):  # type: ignore[misc]
         now = self._clock.monotonic()
         if (self._node is not None or self._hosts) and not self._is_leaving:
             look = decide_look(
-                asked=max(self._waiting.values(), default=None),
+                asked=next(reversed(self._waiting.values()), None),
                 listens=bool(self._remotes) or self._is_stopping,
                 has_pipe=self._post.pipe is not None,
                 now=now,
