@@ -512,3 +512,43 @@ def test_text_for_one_line_has_no_control_characters(text: str, shown: str) -> N
 
 def test_text_of_many_lines_keeps_its_lines() -> None:
     assert clean_text("a\n\tb\x07") == "a\n    b\N{REPLACEMENT CHARACTER}"
+
+
+def test_a_reload_that_comes_after_the_nodes_own_says_what_that_has_changed(
+    node: FakeNode, program: Program
+) -> None:
+    node.reply("POST /api/v1/reload", ok({"outcome": "unchanged", "changes": [], "warnings": []}))
+    config = {"appliedAt": "2026-01-31T09:08:07.006Z", "changes": [{"class": "replaced", "name": "fs"}]}
+    node.reply("GET /api/v1/node", ok({"ready": True, "config": config}))
+
+    out = program("reload").out
+
+    assert out == (
+        "nothing has changed\n"
+        "what is in the files is in effect since 2026-01-31T09:08:07.006Z (fs: replaced)\n"
+    )
+
+
+def test_a_reload_that_is_refused_says_that_the_node_goes_on_and_what_to_do(
+    node: FakeNode, program: Program
+) -> None:
+    node.reply(
+        "POST /api/v1/reload", problem(422, "Unprocessable Content", "it has errors", problems=["a: b"])
+    )
+
+    ended = program("reload")
+
+    assert (ended.code, ended.out) == (1, "")
+    assert "goes on as it was: it has errors" in ended.err
+    assert "mcpv-node validate" in ended.err
+
+
+def test_why_tells_that_the_files_are_not_what_is_in_effect(node: FakeNode, program: Program) -> None:
+    trouble = {"reason": "fs: there is no program", "problems": []}
+    config = {"appliedAt": "2026-01-31T09:08:07.006Z", "changes": [], "problem": trouble}
+    node.reply("GET /api/v1/node", ok({"ready": True, "config": config}))
+
+    out = program("why", "fs").out
+
+    assert "the change is not in effect:\n  fs: there is no program\n" in out
+    assert "mcpv-node reload" in out

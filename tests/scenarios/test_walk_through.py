@@ -132,7 +132,8 @@ def test_a_new_user_gets_from_claude_desktop_to_a_mended_server(user: User) -> N
         if line.startswith("  endpoint")
     )
     token = (user.home / ".local/state/mcpv-node/token").read_text().strip()
-    assert wait_until(lambda: "5 of 5 servers known" in user.types("status"), COMMAND_TIMEOUT)
+    learnt = wait_until(lambda: "5 of 5 servers known" in user.types("status"), COMMAND_TIMEOUT)
+    assert learnt, user.types("status") + user.types("logs", "--level", "warning")
     names, results = converse(told["endpoint"], token, "first")
     assert {"files_read_text_file", "memory_read_graph", "time_get_current_time"} <= names
     assert [result.is_error for result in results] == [False, False, False]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mcpv_node.client import NodeRefused
+from mcpv_node.client import NodeClient, NodeRefused
 from mcpv_node.reports import Reloaded
 
 from .common import CommandFailed, common_options, connect, invocation
@@ -54,6 +54,17 @@ def command() -> None:
         print_body(answer.body)
     else:
         print_reloaded(answer.value)
+        if not answer.value.changes:
+            _print_last_change(client)
+
+
+def _print_last_change(client: NodeClient) -> None:
+    """The node looks at its files by itself: what was just edited is often in effect before anybody asks."""
+    config = client.node_state().value.config
+    if config is None:
+        return
+    what = ", ".join(f"{one.name}: {one.what}" for one in config.changes) or "as it was started"
+    click.echo(f"what is in the files is in effect since {config.applied_at} ({what})")
 
 
 def print_reloaded(reloaded: Reloaded) -> None:

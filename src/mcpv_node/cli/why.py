@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
 
 import click
 import msgspec
@@ -90,13 +89,19 @@ def _explain(report: ServerReport) -> None:
         click.echo()
         click.echo("the last it wrote on stderr:")
         print_lines(report.stderr)
-    _print_lists(report.name, report.lists or {})
+    _print_lists(report)
 
 
-def _print_lists(name: str, lists: Mapping[str, ListsReport]) -> None:
+def _print_lists(report: ServerReport) -> None:
     """What is known of its lists, and what to do where something is wrong with them."""
+    name, lists = report.name, report.lists or {}
     known = [(kind, one) for kind, one in lists.items() if one.learnt]
-    failures = {one.failure: None for one in lists.values() if one.failure is not None}
+    # Why it does not run has been said.
+    failures = {
+        one.failure: None
+        for one in lists.values()
+        if one.failure is not None and not (report.reason and report.reason in one.failure)
+    }
     if not known and not failures:
         return
     click.echo()
