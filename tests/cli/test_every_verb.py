@@ -15,7 +15,7 @@ from mcpv_node.cli.common import OK, UNREACHABLE, USAGE_ERROR
 CONFIG = "servers:\n  - name: fs\n    command: fs-server\n"
 CLIENT_FILE = '{"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}}'
 
-# Each verb as somebody types it, and how it ends where no node runs. None: it runs until it is told to end.
+# Each verb as somebody types it, and how it ends where no node runs. None: it is not run here, for it goes on.
 VERBS: dict[str, tuple[list[str], int | None]] = {
     "start": ([], None),
     "stdio": ([], None),
@@ -41,6 +41,10 @@ VERBS: dict[str, tuple[list[str], int | None]] = {
     "top": ([], UNREACHABLE),
     "stop": ([], UNREACHABLE),
     "diagnose": ([], OK),
+    "service print": (["--user"], OK),
+    # They change the machine.
+    "service install": ([], None),
+    "service uninstall": ([], None),
     "validate": ([], OK),
     "import": (["client.json"], OK),
     "export": (["cursor"], OK),
@@ -99,7 +103,7 @@ def test_no_verb_is_forgotten_here() -> None:
     assert sorted(names_of(app.group)) == sorted(VERBS)
 
 
-@pytest.mark.parametrize("name", ["", "server", "catalog", *VERBS])
+@pytest.mark.parametrize("name", ["", "server", "catalog", "service", *VERBS])
 def test_help_has_an_example(program: Program, name: str) -> None:
     ended = program(*name.split(), "--help")
 
@@ -109,7 +113,9 @@ def test_help_has_an_example(program: Program, name: str) -> None:
     assert [line for line in lines if f"mcpv-node {name}".strip() in line and line.startswith("  ")]
 
 
-@pytest.mark.parametrize("name", [name for name in VERBS if " " not in name] + ["server", "catalog"])
+@pytest.mark.parametrize(
+    "name", [name for name in VERBS if " " not in name] + ["server", "catalog", "service"]
+)
 def test_its_line_in_the_list_of_verbs_is_not_cut(program: Program, name: str) -> None:
     (line,) = [line for line in program("--help").out.splitlines() if line.startswith(f"  {name} ")]
 

@@ -79,10 +79,15 @@ class Service:
     text: str
 
 
-@click.group("service")
+@click.group("service", short_help="Run the node as a service of the system.")
 @common_options
 def command() -> None:
-    """Run the node as a service of this machine, or of yours with --user."""
+    """Run the node as a service of this machine, or of yours with --user.
+
+    \b
+      mcpv-node service print
+      mcpv-node service install --user --now
+    """
 
 
 def _definition_options(verb: _Command) -> _Command:
@@ -106,7 +111,12 @@ def _definition_options(verb: _Command) -> _Command:
 def print_(
     is_user: bool, config: Path | None, http: str | None, log_level: str | None, run_as: str | None
 ) -> None:
-    """Write the service's file to stdout."""
+    """Write the service's file to stdout.
+
+    \b
+      mcpv-node service print
+      mcpv-node service print --user
+    """
     service = _service(is_user, config, http, log_level, run_as)
     if invocation().as_json:
         print_json({**_facts(service), "text": service.text})
@@ -128,7 +138,11 @@ def install(
     now: bool,
     force: bool,
 ) -> None:
-    """Write the service's file, and have it run with --now."""
+    """Write the service's file, and have it run with --now.
+
+    \b
+      mcpv-node service install --user --now
+    """
     service = _service(is_user, config, http, log_level, run_as)
     _require_manager(service.kind)
     before = _read(service.path)
@@ -163,7 +177,11 @@ def install(
 @click.option("--user", "is_user", is_flag=True, help="A service of yours, not of the machine.")
 @common_options
 def uninstall(is_user: bool) -> None:
-    """Stop the service, and remove its file. The node's state stays."""
+    """Stop the service, and remove its file. The node's state stays.
+
+    \b
+      mcpv-node service uninstall --user
+    """
     kind, scope = _kind(), _scope(is_user)
     path = _path(kind, scope)
     if _read(path) is None:
