@@ -16,7 +16,7 @@ from mcpv_node.cli.common import OK, UNREACHABLE, USAGE_ERROR
 CONFIG = "servers:\n  - name: fs\n    command: fs-server\n"
 CLIENT_FILE = '{"mcpServers": {"time": {"command": "uvx", "args": ["mcp-server-time"]}}}'
 
-# Each verb as somebody types it, and how it ends where no node runs. None: it runs until it is told to end.
+# Each verb as somebody types it, and how it ends where no node runs. None: it is not run here, for it goes on.
 VERBS: dict[str, tuple[list[str], int | None]] = {
     "start": ([], None),
     "stdio": ([], None),

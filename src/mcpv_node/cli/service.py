@@ -85,8 +85,8 @@ def command() -> None:
     """Run the node as a service of this machine, or of yours with --user.
 
     \b
-      mcpv-node service install --user --now
       mcpv-node service print
+      mcpv-node service install --user --now
     """
 
 
