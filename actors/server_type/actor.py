@@ -51,7 +51,7 @@ from mcpv_node.protocol import LastExit as WireExit
 from mcpv_node.settings import ServerGroup, ServerName
 from mcpv_node.telemetry import EventKind, rfc3339
 
-from . import core, facts
+from . import core, facts, seating
 from .facts import SHARED_LANE, Lane, Policy, State
 from .messages import (
     Activation,
@@ -240,30 +240,41 @@ class ServerType(LoopActor[Estate]):
 
     @answers(Acquire)
     def _on_acquire(self, request: Acquire) -> Lease | Refused | Deferred[Lease | Refused]:
+        kept, caller = self._kept, request.caller
+        event = facts.AcquireAsked(
+            request.lease,
+            request.cause,
+            request.kind,
+            request.deadline,
+            caller.turn,
+            caller.key,
+            SHARED_LANE if caller.profile == EMPTY_PROFILE else Lane(caller.profile),
+            request.instance,
+        )
+        at_once = seating.grant_at_once(self._policy, kept.state, event, self._now)
+        if at_once is not None:
+            state, grant = at_once
+            self.estate = replace(kept, state=state)
+            return self._lease(grant)
         deferred: Deferred[Lease | Refused] = self.defer()
         self._parked[request.lease] = deferred
-        caller = request.caller
-        self._decide(
-            facts.AcquireAsked(
-                request.lease,
-                request.cause,
-                request.kind,
-                request.deadline,
-                caller.turn,
-                caller.key,
-                SHARED_LANE if caller.profile == EMPTY_PROFILE else Lane(caller.profile),
-                request.instance,
-            )
-        )
+        self._decide(event)
         return deferred
 
     @handles(Release)
     def _on_release(self, message: Release) -> None:
         if self._parked:
             self._give_up_waiting(message.lease)
-        if message.ok is not None:
-            self._count_call(ok=message.ok)
-        self._decide(facts.Released(message.lease))
+        kept, now = self._kept, self._now
+        calls = kept.calls if message.ok is None else kept.calls.and_one(ok=message.ok)
+        state = core.release_at_once(kept.state, message.lease, now)
+        if state is None:
+            self.estate = replace(kept, calls=calls)
+            self._decide(facts.Released(message.lease))
+            return
+        self.estate = replace(kept, state=state, calls=calls)
+        if self._wake_at > now + self._policy.soonest_after_release:
+            self._set_wake(now)
 
     def _give_up_waiting(self, lease: LeaseId) -> None:
         """Whoever releases what was not granted does not wait any more; the promise must not stay for ever."""
@@ -319,12 +330,8 @@ class ServerType(LoopActor[Estate]):
 
     @handles(CallEnded)
     def _on_call_ended(self, message: CallEnded) -> None:
-        self._count_call(ok=message.ok)
-
-    def _count_call(self, *, ok: bool) -> None:
         kept = self._kept
-        ended = CallCounts(kept.calls.ok + ok, kept.calls.failed + (not ok), kept.calls.refused)
-        self.estate = replace(kept, calls=ended)
+        self.estate = replace(kept, calls=kept.calls.and_one(ok=message.ok))
 
     @handles(CallAbandoned)
     def _on_call_abandoned(self, message: CallAbandoned) -> None:
@@ -430,7 +437,9 @@ class ServerType(LoopActor[Estate]):
             self.estate = replace(kept, state=state)
         for action in actions:
             self._perform(action)
-        self._set_wake(event, kept.state, now)
+        is_at_once = isinstance(event, facts.AcquireAsked) and not state.waiters
+        if not is_at_once or state.lane != kept.state.lane:
+            self._set_wake(now)
         if self._settling:
             self._answer_settled()
         self._end_when_empty()
@@ -460,10 +469,13 @@ class ServerType(LoopActor[Estate]):
     def _grant(self, grant: facts.Grant) -> None:
         deferred = self._parked.pop(grant.lease, None)
         if deferred is not None:
-            peer = self._kept.peers[grant.id]
-            hello = peer.hello
-            assert hello is not None  # nobody is seated before the handshake
-            deferred.answer(Lease(grant.lease, grant.id, peer.handle, grant.queued, grant.started, hello))
+            deferred.answer(self._lease(grant))
+
+    def _lease(self, grant: facts.Grant) -> Lease:
+        peer = self._kept.peers[grant.id]
+        hello = peer.hello
+        assert hello is not None  # nobody is seated before the handshake
+        return Lease(grant.lease, grant.id, peer.handle, grant.queued, grant.started, hello)
 
     def _refuse(self, refusal: facts.Refuse) -> None:
         kept = self._kept
@@ -501,14 +513,9 @@ class ServerType(LoopActor[Estate]):
         if restarts:
             self._node.metrics.instance_restarts_total(self._name).inc()
 
-    def _set_wake(self, event: facts.Event, before: State, now: float) -> None:
+    def _set_wake(self, now: float) -> None:
         """Keep one timer, at or before the next moment that matters; ringing early does no harm."""
-        state = self._kept.state
-        if isinstance(event, facts.Released) and self._wake_at <= now + self._policy.soonest_after_release:
-            return
-        if isinstance(event, facts.AcquireAsked) and not state.waiters and state.lane == before.lane:
-            return
-        moment = core.next_wake(self._policy, state)
+        moment = core.next_wake(self._policy, self._kept.state)
         if moment is None or moment >= self._wake_at:
             return
         if self._wake is not None:

@@ -58,6 +58,7 @@ from .seating import (
     fits,
     forget_instance,
     forget_turns,
+    holder,
     instance_of,
     is_bound,
     join_queue,
@@ -89,9 +90,10 @@ def decide(policy: Policy, prefix: str, state: State, event: Event, now: float) 
             if is_settled and state.lane == asked_before:
                 return state, actions
         case Released():
-            state, is_settled = _release(policy, state, event.lease, now, actions)
-            if is_settled:
-                return state, actions
+            freed = release_at_once(state, event.lease, now)
+            if freed is not None:
+                return freed, actions
+            state = _release(policy, state, event.lease, now, actions)
         case Abandoned():
             state = _abandon(state, event.lease)
         case Found():
@@ -189,10 +191,10 @@ def _acquire(
     policy: Policy, state: State, event: AcquireAsked, now: float, actions: list[Action]
 ) -> tuple[State, bool]:
     """Grant at once, refuse at once, or queue. True when nothing further has to be settled."""
-    for it in state.instances:
-        if event.lease in it.busy or event.lease in it.kept or event.lease in it.abandoned:
-            actions.append(Grant(event.lease, it.id, 0.0, 0.0))  # asked again: it has it
-            return state, True
+    has_it = holder(state, event.lease)
+    if has_it is not None:
+        actions.append(Grant(event.lease, has_it.id, 0.0, 0.0))  # asked again
+        return state, True
     if any(waiter.lease == event.lease for waiter in state.waiters):
         return state, True
     # There shall be one singleton for everybody; in lanes it would be ended for every client of another kind.
@@ -252,39 +254,44 @@ def _refusal(
     return None
 
 
-def _release(
-    policy: Policy, state: State, lease: LeaseId, now: float, actions: list[Action]
-) -> tuple[State, bool]:
-    """Free the slot, or the place in the queue. True when nothing else can follow from it but time."""
-    for it in state.instances:
-        if lease in it.busy or lease in it.kept or lease in it.abandoned:
-            freed = _without(it, lease)
-            if freed.is_idle:
-                freed = replace(freed, idle_since=now)
-            state = unseat(put(state, freed), lease, now)
-            if freed.wanted and freed.serves and not freed.orphaned and not state.waiters:
-                return state, True
-            return _stop_unwanted(policy, state, freed, actions), False
-    if any(waiter.lease == lease for waiter in state.waiters):
-        left = tuple(waiter for waiter in state.waiters if waiter.lease != lease)
-        return replace(state, waiters=left), False
-    return state, True
+def release_at_once(state: State, lease: LeaseId, now: float) -> State | None:
+    """What nearly every release comes to: nothing else can follow from it but time. None where something can."""
+    it = holder(state, lease)
+    if it is None:
+        return None if any(waiter.lease == lease for waiter in state.waiters) else state
+    if state.waiters or not it.wanted or it.orphaned or not it.serves:
+        return None
+    return unseat(put(state, _without(it, lease, now)), lease, now)
+
+
+def _release(policy: Policy, state: State, lease: LeaseId, now: float, actions: list[Action]) -> State:
+    """Free the slot, or the place in the queue."""
+    it = holder(state, lease)
+    if it is None:
+        return replace(state, waiters=tuple(waiter for waiter in state.waiters if waiter.lease != lease))
+    freed = _without(it, lease, now)
+    return _stop_unwanted(policy, unseat(put(state, freed), lease, now), freed, actions)
 
 
 def _abandon(state: State, lease: LeaseId) -> State:
     for it in state.instances:
         if lease in it.busy:
-            return put(state, replace(_without(it, lease), abandoned=(*it.abandoned, lease)))
+            return put(state, replace(it, busy=_less(it.busy, lease), abandoned=(*it.abandoned, lease)))
     return state
 
 
-def _without(it: Instance, lease: LeaseId) -> Instance:
-    return replace(
-        it,
-        busy=tuple(other for other in it.busy if other != lease),
-        kept=tuple(other for other in it.kept if other != lease),
-        abandoned=tuple(other for other in it.abandoned if other != lease),
-    )
+def _without(it: Instance, lease: LeaseId, now: float) -> Instance:
+    busy, kept, abandoned = _less(it.busy, lease), _less(it.kept, lease), _less(it.abandoned, lease)
+    idle_since = it.idle_since if busy or kept or abandoned else now
+    return replace(it, busy=busy, kept=kept, abandoned=abandoned, idle_since=idle_since)
+
+
+def _less(leases: tuple[LeaseId, ...], lease: LeaseId) -> tuple[LeaseId, ...]:
+    """The others. One holds a lease once."""
+    if lease not in leases:
+        return leases
+    at = leases.index(lease)
+    return leases[:at] + leases[at + 1 :]
 
 
 def _found(state: State, event: Found, now: float) -> State:
@@ -577,7 +584,7 @@ def _could_give_way(policy: Policy, state: State) -> list[Instance]:
         if it.serves
         and it.is_idle
         and it.idle_since is not None
-        and (it.id in taken or not any(fits(it, waiter) for waiter in unbound))
+        and (it.id in taken or not any(fits(it, waiter.client, waiter.lane.profile) for waiter in unbound))
     ]
 
 

@@ -83,6 +83,10 @@ class CallCounts(Struct, frozen=True):
     failed: int = 0
     refused: int = 0
 
+    def and_one(self, *, ok: bool) -> CallCounts:
+        """Another has ended, with a result or without."""
+        return CallCounts(self.ok + ok, self.failed + (not ok), self.refused)
+
 
 @dataclass(frozen=True, slots=True)
 class WhyReport:

@@ -25,9 +25,21 @@ from collections.abc import Collection
 
 from msgspec.structs import replace
 
-from mcpv_node.actors.leases import SLOT_KINDS, InstanceId, LeaseId, StartCause
+from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.leases import SLOT_KINDS, InstanceId, LeaseId, LeaseKind, StartCause
 
-from .facts import SHARED_LANE, Action, Binding, Grant, Instance, Lane, Policy, State, Waiter
+from .facts import (
+    SHARED_LANE,
+    AcquireAsked,
+    Action,
+    Binding,
+    Grant,
+    Instance,
+    Lane,
+    Policy,
+    State,
+    Waiter,
+)
 
 
 def find_seat(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
@@ -35,23 +47,52 @@ def find_seat(policy: Policy, state: State, waiter: Waiter) -> Instance | None:
     awaited = awaited_instance(policy, state, waiter)
     if awaited is not None or waiter.instance is not None:
         return awaited if awaited is not None and _has_room_for(policy, awaited, waiter) else None
-    best: Instance | None = None
     taken = frozenset[InstanceId]()
     if policy.strategy == "exclusive":
         taken = bound_instances(state, but=_names_of(waiter))
+    best: Instance | None = None
     for it in state.instances:
-        if not it.serves or it.id in taken or not fits(it, waiter) or not _has_room_for(policy, it, waiter):
+        if not it.serves or it.id in taken or not fits(it, waiter.client, waiter.lane.profile):
             continue
-        if best is None or _load(it) < _load(best):
+        if _has_room_for(policy, it, waiter) and (best is None or _load(it) < _load(best)):
             best = it
     return best
 
 
-def fits(it: Instance, waiter: Waiter) -> bool:
-    """Whether the instance may serve this waiter's client."""
-    if it.lane.owner and it.lane.owner != waiter.client:
+def grant_at_once(
+    policy: Policy, state: State, event: AcquireAsked, now: float
+) -> tuple[State, Grant] | None:
+    """What `decide` does about nearly every request, without its detours; None where it is not one of these.
+
+    A call, new, of no key that says where it goes, while nobody waits and nothing stands in the server's way.
+    """
+    if policy.sticky or event.kind is not LeaseKind.CALL or event.cause is StartCause.BOOTSTRAP:
+        return None
+    if state.waiters or state.held or state.draining or event.instance is not None:
+        return None
+    if state.suspended is not None or state.next_try_at is not None:
+        return None
+    lane = SHARED_LANE if policy.strategy == "singleton" else event.lane
+    if not state.any_lane and lane != state.lane:
+        return None  # what is kept warm is kept in another lane from now on
+    client = event.client or event.key
+    best: Instance | None = None
+    for it in state.instances:
+        if not it.serves or not fits(it, client, lane.profile) or not has_slot(policy, it):
+            continue
+        if best is None or _load(it) < _load(best):
+            best = it
+    if best is None or holder(state, event.lease) is not None:
+        return None
+    seated = replace(best, busy=(*best.busy, event.lease), wanted=True, used_at=now)
+    return put(state, seated), Grant(event.lease, best.id, 0.0, 0.0)
+
+
+def fits(it: Instance, client: str, profile: ClientProfile) -> bool:
+    """Whether the instance may serve this client, of this profile."""
+    if it.lane.owner and it.lane.owner != client:
         return False
-    return it.any_lane or it.lane.profile == waiter.lane.profile
+    return it.any_lane or it.lane.profile == profile
 
 
 def _has_room_for(policy: Policy, it: Instance, waiter: Waiter) -> bool:
@@ -100,7 +141,7 @@ def awaited_instance(policy: Policy, state: State, waiter: Waiter) -> Instance |
     for name in _names_of(waiter):
         binding = state.bindings.get(name)
         bound = None if binding is None else instance_of(state, binding.instance)
-        if bound is not None and bound.serves and fits(bound, waiter):
+        if bound is not None and bound.serves and fits(bound, waiter.client, waiter.lane.profile):
             return bound
     return None
 
@@ -309,9 +350,20 @@ def instance_of(state: State, instance_id: InstanceId) -> Instance | None:
     return next((it for it in state.instances if it.id == instance_id), None)
 
 
+def holder(state: State, lease: LeaseId) -> Instance | None:
+    """The instance in which this lease has its slot or its place."""
+    for it in state.instances:
+        if lease in it.busy or lease in it.kept or lease in it.abandoned:
+            return it
+    return None
+
+
 def has_slot(policy: Policy, it: Instance) -> bool:
     return len(it.busy) + len(it.abandoned) < policy.max_concurrent
 
 
 def put(state: State, changed: Instance) -> State:
-    return replace(state, instances=tuple(changed if it.id == changed.id else it for it in state.instances))
+    instances = state.instances
+    if len(instances) == 1 and instances[0].id == changed.id:
+        return replace(state, instances=(changed,))
+    return replace(state, instances=tuple([changed if it.id == changed.id else it for it in instances]))
