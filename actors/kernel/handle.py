@@ -9,6 +9,7 @@ import pykka
 
 from .actor import monitor_id
 from .cell import Cell, Letter
+from .deadlines import Overdue
 from .errors import ActorDead, ActorRestarted, AskTimeout, WrongThread
 from .messages import ActorStatistics, DeadLetter, Request
 from .replies import AnyThreadFuture, LoopPort
@@ -75,25 +76,26 @@ class Handle(Generic[M_contra]):
             return port.result()
         deadline = loop.time() + timeout
         try:
-            return port.result() if port.is_settled else await self._wait(port, loop, deadline, timeout)
+            return port.result() if port.is_settled else await self._wait(port, deadline, timeout)
         except ActorRestarted:
             port = self._send(request)
-            return port.result() if port.is_settled else await self._wait(port, loop, deadline, timeout)
+            return port.result() if port.is_settled else await self._wait(port, deadline, timeout)
 
     def _send(self, request: Request[R]) -> LoopPort[R]:
         port: LoopPort[R] = LoopPort()
         self.cell.deliver_ask(Letter(request, port))
         return port
 
-    async def _wait(
-        self, port: LoopPort[R], loop: asyncio.AbstractEventLoop, deadline: float, timeout: float
-    ) -> R:
-        future = port.wait(loop)
-        timer = loop.call_at(deadline, _expire, future, self.cell.name, timeout)
+    async def _wait(self, port: LoopPort[R], deadline: float, timeout: float) -> R:
+        system = self.cell.system
+        future = port.wait(system.loop)
+        system.deadlines.add(future, deadline)
         try:
             return await future
+        except Overdue:
+            raise AskTimeout(f"{self.name} did not answer within {timeout:g} s") from None
         finally:
-            timer.cancel()
+            system.deadlines.remove(future)
 
     def ask_blocking(self, request: Request[R], timeout: float) -> R:
         """`ask` for a thread that may block; refused on the node's own loop thread with WrongThread."""
@@ -151,8 +153,3 @@ class Handle(Generic[M_contra]):
         if not system.post(lambda: system.keep(system.loop.create_task(ask_and_settle()))):
             future.fail(ActorDead(f"{self.name}: the node's loop has closed"))
         return future
-
-
-def _expire(future: asyncio.Future[Any], name: str, timeout: float) -> None:
-    if not future.done():
-        future.set_exception(AskTimeout(f"{name} did not answer within {timeout:g} s"))

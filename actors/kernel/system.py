@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcpv_node.telemetry.clock import Clock, SystemClock
 
+from .deadlines import Deadlines
 from .messages import DeadLetter, Killed
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ class ActorSystem:
         self.loop = loop
         self.clock: Clock = clock or SystemClock()
         self.thread_id = threading.get_ident()
+        self.deadlines = Deadlines(loop)
         self.dead_letters: Counter[str] = Counter()
         self.on_dead_letter = on_dead_letter
         # Hears the class of every actor whose place gets another incarnation.
@@ -87,6 +89,7 @@ class ActorSystem:
         for actor in list(self._living):
             actor.cell.on_ended = None
             actor.die(reason)
+        self.deadlines.close()
 
     def keep(self, task: asyncio.Task[None]) -> None:
         """Hold a task until it ends; the loop itself keeps only weak references."""
