@@ -10,6 +10,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from msgspec import Struct
+
 from .errors import ActorDead, ActorRestarted, MailboxFull
 from .messages import ActorStatistics, Crashed, DeadLetter, Down, ExitReason, Killed, MonitorId
 from .replies import Port
@@ -34,14 +36,11 @@ class StopRequested:
     __slots__ = ()
 
 
-class Letter:
+class Letter(Struct, eq=False):
     """A message on its way, with the port of whoever waits for an answer."""
 
-    __slots__ = ("message", "port")
-
-    def __init__(self, message: object, port: Port[Any] | None = None) -> None:
-        self.message = message
-        self.port = port
+    message: object
+    port: Port[Any] | None = None
 
 
 class Cell:

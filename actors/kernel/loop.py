@@ -65,21 +65,20 @@ class LoopActor(KernelActor[E]):
     def read_now(self, letter: Letter) -> bool:
         if self.state != "running" or self._letter is not None or self._exit is not None:
             return False
-        if self.mailbox.depth() and not self._catch_up():
+        if self.mailbox.letters and not self._catch_up():
             return False
         self._read(letter)
         return True
 
     def _catch_up(self) -> bool:
         """Read what came before; False if that is too much, or was the end."""
-        mailbox = self.mailbox
-        if mailbox.depth() > BEFORE_AN_ASK:
+        letters = self.mailbox.letters
+        if len(letters) > BEFORE_AN_ASK:
             return False
-        for _ in range(mailbox.depth()):
-            earlier = mailbox.take()
-            if earlier is not None and not self._read(earlier):
+        for _ in range(len(letters)):
+            if letters and not self._read(letters.popleft()):
                 return False
-        return not mailbox.depth()  # an actor that writes to itself has its turns like the others
+        return not letters  # an actor that writes to itself has its turns like the others
 
     def _read(self, letter: Letter) -> bool:
         """Handle one letter; False when there is nobody to read another."""

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 class Mailbox:
     """See the module. Everything but `put` runs on the loop's thread."""
 
-    __slots__ = ("_armed", "_letters", "_owner", "closed")
+    __slots__ = ("_armed", "_owner", "closed", "letters")
 
     def __init__(self) -> None:
-        self._letters: deque[Letter] = deque()
+        self.letters: deque[Letter] = deque()  # what was not read yet, for the reader alone
         self._owner: KernelActor[Any] | None = None
         self._armed = False
         self.closed = False
@@ -46,18 +46,18 @@ class Mailbox:
             port.loop_thread = owner.cell.system.thread_id
         if isinstance(message, _ActorStop):
             message = StopRequested()
-        elif len(self._letters) >= owner.cell.capacity:
+        elif len(self.letters) >= owner.cell.capacity:
             error = MailboxFull(f"{owner.cell.name} has {owner.cell.capacity} messages to read already")
             if port is None:
                 raise error
             port.fail(error)
             return
         letter = Letter(message, port)
-        self._letters.append(letter)
+        self.letters.append(letter)
         if self.closed:
             # Whoever takes it off the deque has it: this thread, or the loop that is closing the mailbox.
             with contextlib.suppress(ValueError):
-                self._letters.remove(letter)
+                self.letters.remove(letter)
                 owner.refuse_late(letter)
         elif not owner.cell.system.post(self._arm):
             self._refuse_all()
@@ -66,12 +66,12 @@ class Mailbox:
         """A handle's way in, on the loop's thread."""
         owner = self._owner
         assert owner is not None
-        if bounded and len(self._letters) >= owner.cell.capacity:
+        if bounded and len(self.letters) >= owner.cell.capacity:
             owner.cell.refuse(
                 letter, MailboxFull(f"{owner.cell.name} has {owner.cell.capacity} messages to read already")
             )
             return
-        self._letters.append(letter)
+        self.letters.append(letter)
         if not self._armed:
             self._arm()
 
@@ -82,14 +82,14 @@ class Mailbox:
 
     def take(self) -> Letter | None:
         """The next letter, or None."""
-        return self._letters.popleft() if self._letters else None
+        return self.letters.popleft() if self.letters else None
 
     def depth(self) -> int:
-        return len(self._letters)
+        return len(self.letters)
 
     def arm(self) -> None:
         """Have the reader called in the loop's next turn, if there is something to read."""
-        if self._letters and not self._armed:
+        if self.letters and not self._armed:
             self._arm()
 
     def disarm(self) -> None:
@@ -108,13 +108,13 @@ class Mailbox:
 
     def get(self) -> Envelope[Any]:
         """pykka's inbox protocol; our actors are called with letters instead."""
-        letter = self._letters.popleft()
+        letter = self.letters.popleft()
         return Envelope(
             letter.message, reply_to=letter.port if isinstance(letter.port, AnyThreadFuture) else None
         )
 
     def empty(self) -> bool:
-        return not self._letters
+        return not self.letters
 
     def _arm(self) -> None:
         if self.closed:
@@ -130,7 +130,7 @@ class Mailbox:
     def _refuse_all(self) -> None:
         owner = self._owner
         assert owner is not None
-        letters = self._letters
+        letters = self.letters
         while True:
             try:
                 letter = letters.popleft()

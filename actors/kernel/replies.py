@@ -16,6 +16,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 
 import pykka
 from loguru import logger
+from msgspec import Struct
 
 from .errors import WrongThread
 
@@ -33,16 +34,13 @@ class Port(Protocol[R_contra]):
     def fail(self, error: Exception) -> None: ...
 
 
-class LoopPort(Generic[R]):
+class LoopPort(Struct, Generic[R], eq=False):
     """An ask from a coroutine on the node's own loop; a future is made only for who has to wait."""
 
-    __slots__ = ("_future", "_value", "error", "is_settled")
-
-    def __init__(self) -> None:
-        self.is_settled = False
-        self._value: R | None = None
-        self.error: Exception | None = None
-        self._future: asyncio.Future[R] | None = None
+    is_settled: bool = False
+    error: Exception | None = None
+    _value: R | None = None
+    _future: asyncio.Future[R] | None = None
 
     def answer(self, value: R) -> None:
         if self.is_settled:
