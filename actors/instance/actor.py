@@ -195,6 +195,7 @@ class Instance(LoopActor[None], abc.ABC):
         )
         self._to_read: frozenset[Kind] = frozenset()
         self._hello: ServerHello | None = None
+        self._is_modern = False
         self._log_level: str | None = None
         self._sweep_at = float("inf")
         self._sweep: Timer | None = None
@@ -225,10 +226,6 @@ class Instance(LoopActor[None], abc.ABC):
     @property
     def _now(self) -> float:
         return self._node.clock.monotonic()
-
-    @property
-    def _is_modern(self) -> bool:
-        return self._hello is not None and self._hello.era == "modern"
 
     # --- the way to the server: what each kind of instance does in its own way -------------------
 
@@ -303,6 +300,7 @@ class Instance(LoopActor[None], abc.ABC):
         if self._start_timer is not None:
             self._start_timer.cancel()
         self._hello = hello
+        self._is_modern = hello.era == "modern"
         self._enter(Phase.READY)
         self._owner.tell(InstanceReady(self._id, hello))
         self._on_ready()
@@ -328,8 +326,7 @@ class Instance(LoopActor[None], abc.ABC):
             return self._failed(Reason.STOPPING, "the instance is stopping", executed="no")
         if (unread := self._unread) is not None:
             return self._failed(Reason.OVERLOADED, unread, executed="no")
-        earlier = self._pending.of_lease(request.lease)
-        if earlier is not None:
+        if self._pending.of_lease(request.lease) is not None:
             raise ValueError(f"lease {request.lease} has a call in flight already")
         now = self._now
         call = PendingCall(
@@ -342,7 +339,8 @@ class Instance(LoopActor[None], abc.ABC):
             idle_until=now + self._spec.call_timeout_seconds,
             deadline=request.deadline,
         )
-        self._set_log_level(request.log_level)
+        if request.log_level is not None:
+            self._set_log_level(request.log_level)
         params = params_for_back(
             request.method,
             request.params,
@@ -366,7 +364,7 @@ class Instance(LoopActor[None], abc.ABC):
 
     def _meta_for(self, request: Call) -> BackMeta | None:
         """What a modern server is told of the client."""
-        if self._hello is None or not self._is_modern:
+        if not self._is_modern or self._hello is None:
             return None
         return BackMeta(
             version=self._hello.version,
@@ -375,9 +373,9 @@ class Instance(LoopActor[None], abc.ABC):
             log_level=request.log_level,
         )
 
-    def _set_log_level(self, wanted: str | None) -> None:
+    def _set_log_level(self, wanted: str) -> None:
         """A server of the older era has one level for everybody: the least severe that anybody wants."""
-        if wanted is None or self._hello is None or self._is_modern or not self._hello.capabilities.logging:
+        if self._hello is None or self._is_modern or not self._hello.capabilities.logging:
             return
         level = lowest_level([one for one in (self._log_level, wanted) if one is not None])
         if level is not None and level != self._log_level:

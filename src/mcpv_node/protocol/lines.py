@@ -44,16 +44,16 @@ class LineFramer:
 
     def feed(self, data: bytes) -> list[Line | Overlong]:
         """The lines that `data` completes."""
-        first, *others = data.split(b"\n")
-        self._append(first)
-        if not others:
-            return []
+        lines = data.split(b"\n")
+        last = lines.pop()
         found: list[Line | Overlong] = []
-        self._take_rest(found)
-        last = others.pop()
-        for line in others:
+        if lines and (self._rest or self._dropped):
+            self._append(lines.pop(0))
+            self._take_rest(found)
+        for line in lines:
             self._add(found, line)
-        self._append(last)
+        if last:
+            self._append(last)
         return found
 
     def close(self) -> Partial | Overlong | None:
