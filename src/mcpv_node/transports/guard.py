@@ -9,7 +9,7 @@ What it promises: a process is signalled only if it is provably ours. Proof is t
 as the ledger has it, or our mark (`MCPV_INSTANCE=<node>/<instance>`) in the environment of a process of the same
 user. A number that the system gave to somebody else meanwhile is never enough.
 
-The records are named tuples: a dataclass would cost the guard one more megabyte.
+The records are named tuples: a dataclass would cost the guard one more megabyte, and `typing` half of one.
 """
 
 from __future__ import annotations
@@ -22,8 +22,29 @@ import select
 import signal
 import sys
 import time
+from collections import namedtuple
 from collections.abc import Callable, Iterable, Iterator
-from typing import NamedTuple
+
+# A name that type checkers know; the real one stands in `typing`.
+TYPE_CHECKING = False
+
+if TYPE_CHECKING:
+    from typing import NamedTuple
+else:
+
+    class _Fields(type):
+        """Makes a class's annotations the fields of a named tuple."""
+
+        def __new__(cls, name, bases, members):
+            if not bases:
+                return super().__new__(cls, name, bases, members)
+            made = namedtuple(name, members["__annotations__"], module=__name__)
+            made.__doc__ = members["__doc__"]
+            return made
+
+    class NamedTuple(metaclass=_Fields):
+        """As much of `typing.NamedTuple` as the records below need."""
+
 
 MARK_VARIABLE = "MCPV_INSTANCE"
 
