@@ -66,11 +66,13 @@ def params_for_back(
 
     `name` is what the server itself calls the tool, prompt, resource or task; None leaves it as it is.
     """
-    found: dict[str, object] = {} if params is None else dict(read_object(params, f"the params of {method}"))
-    renamed = name is not None and _rename(method, found, name)
-    if not _set_meta(found, meta, progress_token) and not renamed:
-        return None if params is None else bytes(params)
-    return msgspec.json.encode(found)
+    found: dict[str, object] = {} if params is None else {**read_object(params, "params")}
+    is_changed = name is not None and _rename(method, found, name)
+    if meta is not None or progress_token is not None or META in found:
+        is_changed |= _set_meta(found, meta, progress_token)
+    if is_changed:
+        return msgspec.json.encode(found)
+    return None if params is None else bytes(params)
 
 
 def subject_of(method: str, params: bytes | Raw | None) -> str | None:
@@ -99,8 +101,7 @@ def is_prompt_reference(params: bytes | Raw | None) -> bool:
 
 def _rename(method: str, found: dict[str, object], name: str) -> bool:
     """Set what the request is about, if that says something else now; return whether it did."""
-    ref = found.get("ref")
-    if method == COMPLETE and isinstance(ref, Raw):
+    if method == COMPLETE and isinstance(ref := found.get("ref"), Raw):
         inside: dict[str, object] = dict(read_object(ref, "the ref of a completion"))
         if not _set_text(inside, _REFERRED_BY.get(_text(inside.get("type")) or ""), name):
             return False
