@@ -288,9 +288,12 @@ def _without(it: Instance, lease: LeaseId, now: float) -> Instance:
 
 def _less(leases: tuple[LeaseId, ...], lease: LeaseId) -> tuple[LeaseId, ...]:
     """The others. One holds a lease once."""
-    if lease not in leases:
+    if not leases:
         return leases
-    at = leases.index(lease)
+    try:
+        at = leases.index(lease)
+    except ValueError:
+        return leases
     return leases[:at] + leases[at + 1 :]
 
 
