@@ -156,7 +156,7 @@ def restart_delay(policy: Policy, failures: int, chance: float) -> float:
 def next_wake(policy: Policy, state: State) -> float | None:
     """The next moment at which time alone changes something, or None."""
     starting = _start_deadline(policy, state)
-    moments = [_patience(policy, waiter, starting) for waiter in state.waiters]
+    moments = [_first_patience(policy, state, starting)] if state.waiters else []
     has_spare = _spare(policy, state) > 0
     for it in state.instances:
         if it.stopping:
@@ -195,7 +195,7 @@ def _acquire(
     if has_it is not None:
         actions.append(Grant(event.lease, has_it.id, 0.0, 0.0))  # asked again
         return state, True
-    if any(waiter.lease == event.lease for waiter in state.waiters):
+    if event.lease in [waiter.lease for waiter in state.waiters]:
         return state, True
     # There shall be one singleton for everybody; in lanes it would be ended for every client of another kind.
     lane = SHARED_LANE if policy.strategy == "singleton" else event.lane
@@ -252,6 +252,13 @@ def _refusal(
         wait = state.next_try_at - now
         return Reason.BACKING_OFF, f"next try in {wait:.1f} s ({state.last_failure})", wait
     return None
+
+
+def _may_refuse(state: State) -> bool:
+    """Whether somebody who waits may have nothing to wait for any more."""
+    if state.held or state.draining or state.suspended is not None or state.next_try_at is not None:
+        return True
+    return any(waiter.instance is not None for waiter in state.waiters)
 
 
 def release_at_once(state: State, lease: LeaseId, now: float) -> State | None:
@@ -449,6 +456,8 @@ def _expire(policy: Policy, state: State, now: float, actions: list[Action]) -> 
     if not state.waiters:
         return state
     starting = _start_deadline(policy, state)
+    if now < _first_patience(policy, state, starting) and not _may_refuse(state):
+        return state
     left: list[Waiter] = []
     for waiter in state.waiters:
         refusal = _refusal(policy, state, waiter, now)
@@ -758,6 +767,13 @@ def _patience(policy: Policy, waiter: Waiter, starting: float | None) -> float:
     if starting is not None and starting > limit:
         limit = starting
     return min(limit, waiter.deadline)
+
+
+def _first_patience(policy: Policy, state: State, starting: float | None) -> float:
+    """Until when the first of those who wait does: they stand in order of arrival, only their deadlines do not."""
+    return min(
+        _patience(policy, state.waiters[0], starting), min([waiter.deadline for waiter in state.waiters])
+    )
 
 
 def _change(state: State, instance_id: InstanceId, change: Callable[[Instance], Instance]) -> State:

@@ -215,7 +215,7 @@ def serve(policy: Policy, state: State, now: float, actions: list[Action]) -> St
         began = max(it.asked_at, waiter.since)
         started = max(0.0, (it.ready_at or began) - began)
         actions.append(Grant(waiter.lease, it.id, now - waiter.since, started))
-        left = tuple(other for other in state.waiters if other is not waiter)
+        left = tuple([other for other in state.waiters if other is not waiter])
         turn = state.turn + 1
         state = replace(
             seat(policy, state, it, waiter, now),
@@ -249,7 +249,10 @@ def _next_waiter(policy: Policy, state: State) -> tuple[Waiter, Instance] | None
     best: tuple[Waiter, Instance] | None = None
     best_turn = 0
     tried: set[tuple[str, Lane, str, InstanceId | None, bool]] = set()
+    has_free_slot = any(it.serves and has_slot(policy, it) for it in state.instances)
     for waiter in state.waiters:
+        if not has_free_slot and waiter.kind in SLOT_KINDS:
+            continue
         turn = state.turns.get(waiter.client, 0)
         if best is not None and turn >= best_turn:
             continue
