@@ -10,8 +10,8 @@ import asyncio
 import math
 from typing import Any
 
-# The timer looks at everybody who waits, so it does not ring more often than this (seconds). The shortest bounds of
-# asks are whole seconds, and who asks across a network adds as much by itself.
+# Each ring looks at everybody who waits, so it does not follow the last one sooner than this (seconds): thousands of
+# deadlines close together cost fifty looks a second. Asks are bounded by whole seconds, where this is not felt.
 COARSENESS = 0.02
 
 

@@ -105,7 +105,7 @@ class Peer:
 
 
 class Estate(Struct, frozen=True):
-    """All that one incarnation leaves to the next. A new one is made several times a call."""
+    """All that one incarnation leaves to the next. A new one is made at least twice a call."""
 
     state: State
     peers: Mapping[InstanceId, Peer] = MappingProxyType({})
