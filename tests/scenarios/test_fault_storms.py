@@ -156,7 +156,7 @@ async def call_once(
     client.session = session.session
     try:
         answer = await client.post(request(id, "tools/call", name=tool, arguments=arguments))
-        reply: dict[str, Any] = answer.json()
+        reply: dict[str, Any] = answer.last_message()
         return reply
     finally:
         await client.close()

@@ -21,6 +21,13 @@ class RawResponse:
     def json(self) -> Any:
         return json.loads(self.body)
 
+    def last_message(self) -> Any:
+        """The answer to a call, which is a stream where it took the server long."""
+        if self.headers.get("content-type") != "text/event-stream":
+            return self.json()
+        lines = self.body.split(b"\n")
+        return json.loads([line for line in lines if line.startswith(b"data: {")][-1].removeprefix(b"data: "))
+
 
 @dataclass(frozen=True, slots=True)
 class RawEvent:
