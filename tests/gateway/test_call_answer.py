@@ -9,7 +9,7 @@ from typing import Any
 from support.fake_servers import run, until
 from support.fakes import FakeClock
 
-from mcpv_node.gateway.asgi import Exchange
+from mcpv_node.gateway.asgi import CONNECTION, Connection, Exchange
 from mcpv_node.gateway.call_answer import CallAnswer
 from mcpv_node.gateway.sessions import Session, SessionId
 
@@ -31,13 +31,15 @@ class FakeClient:
         self.pieces: list[bytes] = []
         self.is_ended = False
         self._gone = asyncio.Event()
-        scope = {"method": "POST", "path": "/mcp", "headers": []}
+        self._connection = Connection()
+        scope = {"method": "POST", "path": "/mcp", "headers": [], "state": {CONNECTION: self._connection}}
         self.exchange = Exchange(scope, self._receive, self._send)
         self.session = Session(SessionId("s"), now=0.0)
         self.session.front = FakeFront()  # type: ignore[assignment]
 
     def hang_up(self) -> None:
         self._gone.set()
+        self._connection.lost()
 
     async def _receive(self) -> dict[str, Any]:
         await self._gone.wait()

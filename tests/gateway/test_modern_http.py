@@ -17,7 +17,7 @@ from support.raw_http import RawConnection
 
 from mcpv_node.actors.clients import ClientKind, ListClients
 from mcpv_node.actors.instance.messages import Call, Noted
-from mcpv_node.gateway import modern_http
+from mcpv_node.gateway import modern_answer
 from mcpv_node.protocol import Listed
 from mcpv_node.settings import NodeLimits
 
@@ -267,7 +267,7 @@ def test_a_principal_has_so_many_requests_in_flight_and_no_more(tmp_path: Path) 
 def test_a_client_that_waits_long_is_shown_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modern_http, "KEEPALIVE", 0.01)
+    monkeypatch.setattr(modern_answer, "KEEPALIVE", 0.01)
 
     async def main() -> None:
         async with stage_and_client(tmp_path) as (stage, client):

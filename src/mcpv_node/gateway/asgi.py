@@ -45,6 +45,37 @@ TITLES: Final = {
 }
 
 
+# Where a request carries the connection that it came on, in the state that its server keeps for it.
+CONNECTION: Final = "mcpv_node.connection"
+
+
+class Connection:
+    """What the requests on one connection share. There is one at a time: the next begins when this one is answered."""
+
+    __slots__ = ("_on_lost", "is_lost")
+
+    def __init__(self) -> None:
+        self.is_lost = False
+        self._on_lost: Callable[[], object] | None = None
+
+    def when_lost(self, callback: Callable[[], object]) -> None:
+        """Call this once the client has gone; whoever asks for it ends with `forget`."""
+        self._on_lost = callback
+        if self.is_lost:
+            callback()
+
+    def forget(self, callback: Callable[[], object]) -> None:
+        """Do not call this any more."""
+        if self._on_lost == callback:
+            self._on_lost = None
+
+    def lost(self) -> None:
+        """The client has gone."""
+        self.is_lost = True
+        if self._on_lost is not None:
+            self._on_lost()
+
+
 class TooLarge(Exception):
     """The body is larger than it may be; what came of it has been dropped."""
 
@@ -75,6 +106,12 @@ class Exchange:
             self._is_repeated = True
             if name == b"accept":
                 self._headers[name] += b"," + value
+
+    @property
+    def connection(self) -> Connection:
+        """What it came on."""
+        connection: Connection = self.scope["state"][CONNECTION]
+        return connection
 
     @property
     def is_tls(self) -> bool:

@@ -38,6 +38,7 @@ from mcpv_node.protocol import (
     Retry,
     SealError,
     answer_to,
+    answers_questions,
     capabilities_of,
     check_param_headers,
     encode_success,
@@ -250,15 +251,22 @@ class ModernFlight:
         asked = self._asked
         if self.is_cancelled:
             return None
+        capabilities = capabilities_of(caller.profile)
         port = HeldPort(
             route.call.method,
             token=route.call.progress_token,
             log_level=asked.meta.log_level,
-            capabilities=capabilities_of(caller.profile),
+            capabilities=capabilities,
             tell=tell,
         )
-        held = self._held = HeldCall(asked.principal, port, CallControl())
         node = self._services.node
+        if route.call.method not in ROUND_METHODS or not answers_questions(capabilities):
+            # Nothing will be asked of its client, so there is no next round for which the call has to live on.
+            reply = await perform_call(
+                node, caller, route, control=self._control, port=port, instance=instance
+            )
+            return await self._as_reply(reply, caller, route)
+        held = self._held = HeldCall(asked.principal, port, CallControl())
         held.start(perform_call(node, caller, route, control=held.control, port=port, instance=instance))
         return await self._finish(held, await held.next_step(), caller, route)
 
@@ -323,7 +331,9 @@ class ModernFlight:
         self._held = None
         return self._required(questions, _State(kind="held", held=id))
 
-    async def _as_reply(self, reply: CallReply, caller: Caller, route: Route) -> ModernReply:
+    async def _as_reply(self, reply: CallReply, caller: Caller, route: Route) -> ModernReply | None:
+        if self.is_cancelled:
+            return None
         id = self._asked.request.id
         reply = on_reply(self._services, caller, route, self._task, reply)
         if reply.result is None:

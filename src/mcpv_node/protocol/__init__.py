@@ -177,6 +177,7 @@ from .params import (
 from .profiles import (
     ELICITATION,
     TASKS_EXTENSION,
+    answers_questions,
     capabilities_of,
     merge_capabilities,
     needed_capabilities,
@@ -399,6 +400,7 @@ __all__ = [
     "after_probe",
     "answer_for_failure",
     "answer_to",
+    "answers_questions",
     "assign_names",
     "best_match",
     "build_initialize",
