@@ -9,8 +9,9 @@ from typing import Any
 from support.fake_servers import run, until
 from support.fakes import FakeClock
 
-from mcpv_node.gateway.asgi import CONNECTION, Connection, Exchange
+from mcpv_node.gateway.asgi import Exchange
 from mcpv_node.gateway.call_answer import CallAnswer
+from mcpv_node.gateway.heads import CONNECTION, Connection
 from mcpv_node.gateway.sessions import Session, SessionId
 
 QUESTION = b'{"jsonrpc":"2.0","id":1,"method":"elicitation/create"}'

@@ -11,12 +11,13 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from .heads import AUTHORIZATION, CONNECTION, CONTENT_LENGTH, Connection, Head, Headers, first_of_each
+
 Scope: TypeAlias = MutableMapping[str, Any]
 AsgiMessage: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
 Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
@@ -45,37 +46,6 @@ TITLES: Final = {
 }
 
 
-# Where a request carries the connection that it came on, in the state that its server keeps for it.
-CONNECTION: Final = "mcpv_node.connection"
-
-
-class Connection:
-    """What the requests on one connection share. There is one at a time: the next begins when this one is answered."""
-
-    __slots__ = ("_on_lost", "is_lost")
-
-    def __init__(self) -> None:
-        self.is_lost = False
-        self._on_lost: Callable[[], object] | None = None
-
-    def when_lost(self, callback: Callable[[], object]) -> None:
-        """Call this once the client has gone; whoever asks for it ends with `forget`."""
-        self._on_lost = callback
-        if self.is_lost:
-            callback()
-
-    def forget(self, callback: Callable[[], object]) -> None:
-        """Do not call this any more."""
-        if self._on_lost == callback:
-            self._on_lost = None
-
-    def lost(self) -> None:
-        """The client has gone."""
-        self.is_lost = True
-        if self._on_lost is not None:
-            self._on_lost()
-
-
 class TooLarge(Exception):
     """The body is larger than it may be; what came of it has been dropped."""
 
@@ -87,7 +57,17 @@ class Disconnected(Exception):
 class Exchange:
     """One request and the answer to it."""
 
-    __slots__ = ("_headers", "_is_repeated", "_receive", "_send", "is_started", "method", "path", "scope")
+    __slots__ = (
+        "_authorization",
+        "_length",
+        "_receive",
+        "_send",
+        "head",
+        "is_started",
+        "method",
+        "path",
+        "scope",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -96,16 +76,31 @@ class Exchange:
         self._receive = receive
         self._send = send
         self.is_started = False  # something of the answer has gone out
-        # The first of equal headers counts, except where their values are one list.
-        self._headers: dict[bytes, bytes] = {}
-        self._is_repeated = False  # some header stands there more than once
-        for name, value in scope["headers"]:
-            if name not in self._headers:
-                self._headers[name] = value
-                continue
-            self._is_repeated = True
-            if name == b"accept":
-                self._headers[name] += b"," + value
+        lines: Headers = scope["headers"]
+        headers = dict(lines)
+        is_repeated = len(headers) != len(lines)
+        if is_repeated:
+            headers = first_of_each(lines)
+        self._length = headers.pop(CONTENT_LENGTH, b"")
+        self._authorization = headers.pop(AUTHORIZATION, None)
+        self.head = self._known(headers, is_repeated=is_repeated) or Head(
+            self.method, self.path, headers, is_repeated=is_repeated
+        )
+
+    def remember_head(self) -> None:
+        """It has been let in: the next request on this connection may have the same head."""
+        if not self.head.is_repeated:
+            self.head.is_ours = True
+            self.connection.head = self.head
+
+    def _known(self, headers: dict[bytes, bytes], *, is_repeated: bool) -> Head | None:
+        """The head of the request before on this connection, where it is the very same."""
+        state = self.scope.get("state")
+        connection: Connection | None = None if state is None else state.get(CONNECTION)
+        known = None if connection is None or is_repeated else connection.head
+        if known is None or known.headers != headers or known.is_repeated:
+            return None
+        return known if known.path == self.path and known.method == self.method else None
 
     @property
     def connection(self) -> Connection:
@@ -117,20 +112,24 @@ class Exchange:
     def is_tls(self) -> bool:
         return bool(self.scope.get("scheme") == "https")
 
+    @property
+    def authorization(self) -> str | None:
+        """The value of the Authorization header."""
+        return _text(self._authorization)
+
     def header(self, name: bytes) -> str | None:
-        """The value of a header, by its lower-case name."""
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1").strip()
+        """The value of another header, by its lower-case name."""
+        return _text(self.head.headers.get(name))
 
     def count(self, name: bytes) -> int:
         """How often a header stands in the request."""
-        if not self._is_repeated:
-            return int(name in self._headers)
+        if not self.head.is_repeated:
+            return int(name in self.head.headers)
         return sum(1 for other, _ in self.scope["headers"] if other == name)
 
     async def body(self, limit: int) -> bytes:
         """The whole body; TooLarge as soon as it is known to be more than `limit` bytes."""
-        declared = self._headers.get(b"content-length", b"")
+        declared = self._length
         if declared.isdigit() and (len(declared) > len(str(limit)) or int(declared) > limit):
             raise TooLarge
         chunks: list[bytes] = []
@@ -207,6 +206,10 @@ class Exchange:
 
     async def end_events(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1").strip()
 
 
 @lru_cache(REMEMBERED)

@@ -15,7 +15,7 @@ from typing import Any, cast
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from .asgi import CONNECTION, Connection
+from .heads import CONNECTION, Connection
 
 
 class WholeAnswers(HttpToolsProtocol):
