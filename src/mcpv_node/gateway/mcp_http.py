@@ -171,19 +171,18 @@ class McpEndpoint:
         session = attach(self._services.sessions, SessionId(name), place.principal, place.wanted)
         return _NO_SUCH_SESSION if session is None else session
 
-    async def _in_session(self, exchange: Exchange, session: Session, message: Message) -> None:
+    def _in_session(
+        self, exchange: Exchange, session: Session, message: Message
+    ) -> Coroutine[None, None, None]:
         key = exchange.header(KEY_HEADER)
         if key is not None and not 0 < len(key) <= MAX_KEY:
-            await _refuse(exchange, 400, f"Mcpv-Key is not 1 to {MAX_KEY} characters long")
-            return
+            return _refuse(exchange, 400, f"Mcpv-Key is not 1 to {MAX_KEY} characters long")
         step = session.front.receive(message, key=key)
-        match step:
-            case AnswerStep():
-                await exchange.answer(200, step.head, rest=step.rest)
-            case SilentStep():
-                await exchange.answer(202)
-            case _:
-                await self._call(exchange, session, step)
+        if isinstance(step, AnswerStep):
+            return exchange.answer(200, step.head, rest=step.rest)
+        if isinstance(step, SilentStep):
+            return exchange.answer(202)
+        return self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
         answer = CallAnswer(exchange, session, self._services.node.clock)

@@ -67,7 +67,6 @@ from .held import (
     KeepInstance,
     LetGo,
     Take,
-    count_down,
     new_held_id,
 )
 from .identity import SERVER_INFO
@@ -78,7 +77,7 @@ from .modern_reply import Asked, ModernReply, overloaded, refusal
 from .multi_round import KEEP_BOUND
 from .ports import Tell
 from .routing import NoRoute, Route, find_route
-from .services import DoorServices
+from .services import DoorServices, count_down
 from .tasks import TaskRef, on_reply, open_task
 
 # What a sealed requestState is for.

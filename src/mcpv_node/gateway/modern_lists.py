@@ -88,6 +88,8 @@ class ModernLists:
         """What has to be waited for before there is an answer."""
         node, method = self._services.node, asked.request.method
         world = node.world.world
+        if not world.is_learning:
+            return None
         listed = LIST_OF.get(method)
         kind = KIND_OF.get(method) if listed is None else listed[1]
         if kind is None or not world.snapshot(kind).pending:
