@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final, TypeAlias
 
+from mcpv_node.actors.clients import Seen
 from mcpv_node.protocol import McpHeaders
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
@@ -43,13 +44,14 @@ class Head:
 class Connection:
     """What the requests on one connection share. They come one after the other: the next is read once this is answered.
 
-    `head` is that of the last request that was let in.
+    `head` is that of the last request that was let in, `seen` the client that was last said to be there, and when.
     """
 
-    __slots__ = ("_on_lost", "head", "is_lost")
+    __slots__ = ("_on_lost", "head", "is_lost", "seen")
 
     def __init__(self) -> None:
         self.head: Head | None = None
+        self.seen: tuple[Seen | None, float] = None, 0.0
         self.is_lost = False
         self._on_lost: Callable[[], object] | None = None
 

@@ -39,16 +39,15 @@ from mcpv_node.protocol import (
     SealError,
     answer_to,
     answers_questions,
+    call_of,
     capabilities_of,
     check_param_headers,
     encode_success,
     error_code,
     input_required,
-    members,
-    parse_call,
     parse_input_required,
-    parse_retry,
     result_type,
+    retry_in,
     retry_params,
     round_digest,
     url_elicitations,
@@ -82,6 +81,8 @@ from .tasks import TaskRef, on_reply, open_task
 
 # What a sealed requestState is for.
 STATE: Final = "requestState"
+
+_NOTHING: Final = Raw(b"{}")
 
 
 class _State(Struct, frozen=True, omit_defaults=True):
@@ -181,9 +182,9 @@ class ModernFlight:
             caller = make_modern_caller(asked.principal, asked.meta, key=asked.key)
             if asked.request.method in MODERN_TASK_METHODS:
                 return await self._call_task(caller, tell)
-            call = parse_call(asked.request.params, asked.request.method)
+            call = call_of(asked.request.params or _NOTHING, asked.request.method, asked.params, asked.meta)
             route = self._route(call, caller)
-            retry = parse_retry(call.params) if call.method in ROUND_METHODS else None
+            retry = retry_in(asked.params) if call.method in ROUND_METHODS else None
         except HeaderMismatch as mismatch:
             raise _Refusal(HEADER_MISMATCH, str(mismatch)) from None
         except RemoteProtocolError as error:
@@ -223,7 +224,7 @@ class ModernFlight:
         if asked.headers is not None and call.method == CALL and route.entry is not None:
             mirrored = mirrored_in(route.entry.raw_definition)
             if mirrored:
-                check_param_headers(asked.headers, mirrored, members(call.params).get("arguments"))
+                check_param_headers(asked.headers, mirrored, asked.params.get("arguments"))
         return route
 
     def _sealed(self, state: _State) -> str:

@@ -22,11 +22,11 @@ from mcpv_node.protocol import (
     Legacy,
     McpHeaders,
     Message,
+    Modern,
     ModernNotice,
     RawId,
     Refused,
     Request,
-    RequestMeta,
     Verdict,
     encode_event,
     encode_failure,
@@ -35,6 +35,7 @@ from mcpv_node.protocol import (
 
 from .asgi import Exchange
 from .callers import UNNAMED
+from .heads import Connection
 from .listening import Subscription
 from .modern import ModernFront
 from .modern_answer import KEEPALIVE, ModernAnswer, as_event, write_reply
@@ -45,6 +46,10 @@ from .services import DoorServices
 
 # A longer one would only be a way to fill memory.
 MAX_KEY = 256
+
+# A client that asks all the time is said to be there this often (seconds), and more often where that counts.
+SEEN_SECONDS: Final = 1.0
+SEEN_PER_LIMIT: Final = 20
 
 KEY_HEADER: Final = b"mcpv-key"
 
@@ -88,28 +93,42 @@ class ModernHttp:
                 await exchange.answer(202)
             case _:
                 assert isinstance(message, Request)  # nothing else is judged to be served
-                await self._serve(exchange, place, message, verdict.meta, headers)
+                await self._serve(exchange, place, message, verdict, headers)
 
     async def _serve(
-        self, exchange: Exchange, place: Place, request: Request, meta: RequestMeta, headers: McpHeaders
+        self, exchange: Exchange, place: Place, request: Request, said: Modern, headers: McpHeaders
     ) -> None:
         key = exchange.header(KEY_HEADER)
         if key is not None and not 0 < len(key) <= MAX_KEY:
             why = f"Mcpv-Key is not 1 to {MAX_KEY} characters long"
             await exchange.answer(400, encode_failure(request.id, code=INVALID_REQUEST, message=why))
             return
-        seen = Seen(place.principal, meta.client_name or UNNAMED, place.selector)
-        self._services.node.clients.tell(seen)
+        seen = self._see(exchange.connection, place, said.meta.client_name or UNNAMED)
         step = self._front.receive(
-            Asked(request, meta, place.principal, place.selector, key=key, headers=headers)
+            Asked(request, said.meta, said.params, place.principal, place.selector, key=key, headers=headers)
         )
-        match step:
-            case ModernReply():
-                await write_reply(exchange, step)
-            case ModernFlight():
-                await self._run(exchange, step)
-            case Subscription():
-                await self._stream(exchange, step, seen)
+        if isinstance(step, ModernReply):
+            await write_reply(exchange, step)
+        elif isinstance(step, ModernFlight):
+            await self._run(exchange, step)
+        else:
+            await self._stream(exchange, step, seen)
+
+    def _see(self, connection: Connection, place: Place, name: str) -> Seen:
+        """Say that this client is there, unless its connection has just said so."""
+        node = self._services.node
+        now = node.clock.monotonic()
+        seen, at = connection.seen
+        if (
+            seen is not None
+            and now - at < min(SEEN_SECONDS, node.settings.client_inactive_seconds / SEEN_PER_LIMIT)
+            and (seen.principal, seen.name, seen.selector) == (place.principal, name, place.selector)
+        ):
+            return seen
+        seen = Seen(place.principal, name, place.selector)
+        connection.seen = seen, now
+        node.clients.tell(seen)
+        return seen
 
     async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
         answer = ModernAnswer(exchange)

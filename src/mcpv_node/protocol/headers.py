@@ -92,8 +92,9 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> McpHeaders:
 
 def check_headers(headers: McpHeaders, *, version: str, method: str, params: Mapping[str, Raw]) -> None:
     """Compare what every request repeats with its body; raise `HeaderMismatch` at the first difference."""
-    for name in sorted(headers.repeated & _ONCE):
-        raise HeaderMismatch(f"the header {name} came more than once")
+    if headers.repeated:
+        for name in sorted(headers.repeated & _ONCE):
+            raise HeaderMismatch(f"the header {name} came more than once")
     _same("Mcp-Protocol-Version", headers.version, version)
     _same("Mcp-Method", headers.method, method)
     member = NAMED_BY[method] if method in _NAMED else None

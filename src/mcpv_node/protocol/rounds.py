@@ -175,7 +175,11 @@ def url_elicitations(error: bytes | Raw) -> tuple[InputRequest, ...]:
 
 def parse_retry(params: bytes | Raw | None) -> Retry | None:
     """Read what a client brings to the next round; None when this is a first one."""
-    found = {} if params is None else read_object(params, "params")
+    return retry_in({} if params is None else read_object(params, "params"))
+
+
+def retry_in(found: Mapping[str, Raw]) -> Retry | None:
+    """The same, of params that have been read."""
     if INPUT_RESPONSES not in found and REQUEST_STATE not in found:
         return None
     responses = read_object(found[INPUT_RESPONSES], INPUT_RESPONSES) if INPUT_RESPONSES in found else {}
