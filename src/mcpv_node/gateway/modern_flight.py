@@ -123,7 +123,7 @@ class ModernFlight:
         self._held: HeldCall | None = None
         self._task: TaskRef | None = None  # what it is about, where that is a task
         self._is_counted = True
-        services.load[asked.principal] += 1
+        services.load[asked.principal] = services.load.get(asked.principal, 0) + 1
 
     @property
     def id(self) -> RawId:

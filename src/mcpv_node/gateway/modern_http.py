@@ -132,17 +132,18 @@ class ModernHttp:
 
     async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
         answer = ModernAnswer(exchange)
+        connection = exchange.connection
         hang_up = partial(flight.cancel, "the client hung up")
-        exchange.connection.when_lost(hang_up)
+        connection.when_lost(hang_up)
         try:
             reply = await flight.run(answer.tell)
             # Answered, a client may hang up: what waits for its next round goes on waiting.
-            exchange.connection.forget(hang_up)
+            connection.forget(hang_up)
             if reply is not None:
                 await answer.finish(reply)
         finally:
             # Only the door's own end gets here with the request under way: its bound for calls in hand is over.
-            exchange.connection.forget(hang_up)
+            connection.forget(hang_up)
             answer.abandon()
 
     async def _stream(self, exchange: Exchange, subscription: Subscription, seen: Seen) -> None:

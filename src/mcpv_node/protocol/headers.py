@@ -39,6 +39,7 @@ _OBJECT: Final = ord("{")
 _OWS: Final = " \t"
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e\t]*")
 _PLAIN: Final = re.compile(r"[\x20-\x7e]*")
+_SENTINEL_START: Final = "=?base64?"
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
 # No longer than a number anybody means; longer ones are compared as text.
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
@@ -154,8 +155,10 @@ def request_headers(
 
 def decode_value(header: str, value: str) -> str:
     """What a header's value means; raise `HeaderMismatch` when it cannot be read."""
-    if not _PRINTABLE.fullmatch(value):
+    if not (value.isascii() and value.isprintable()) and not _PRINTABLE.fullmatch(value):
         raise HeaderMismatch(f"the header {header} holds characters that are not allowed there")
+    if not value.startswith(_SENTINEL_START):
+        return value
     found = _SENTINEL.fullmatch(value)
     if found is None:
         return value

@@ -76,7 +76,11 @@ class Retry(msgspec.Struct, frozen=True):
 
 def result_type(result: bytes | Raw) -> ResultType:
     """The kind of a result; servers of the legacy era say none, and mean it is complete."""
-    found = read_object(result, "the server's result")
+    return result_type_in(read_object(result, "the server's result"))
+
+
+def result_type_in(found: Mapping[str, Raw]) -> ResultType:
+    """The same, of a result that has been read."""
     if RESULT_TYPE not in found:
         return ResultType.COMPLETE
     said = read_text(found, RESULT_TYPE, "the resultType of the server's result")
