@@ -157,6 +157,11 @@ class World:
             case "prompts":
                 return self.prompts
 
+    @property
+    def is_learning(self) -> bool:
+        """Whether some server is being listed for the very first time."""
+        return bool(self.tools.pending or self.resources.pending or self.prompts.pending)
+
     def view(self, kind: Kind, selector: Selector, profile: ClientProfile = EMPTY_PROFILE) -> View:
         """What `selector` sees of a kind. Memoised here, so it dies with this world."""
         snapshot = self.snapshot(kind)
@@ -244,6 +249,10 @@ class _AllTargets(Mapping[str, Entry]):
             more, dot, raw_name = raw_name.partition(".")
             server = f"{server}.{more}"
         raise KeyError(name)
+
+    def get(self, name: str, default: Entry | None = None) -> Entry | None:  # type: ignore[override]
+        """Every call comes here with a listed name."""
+        return self._snapshot.by_name.get(name) or super().get(name, default)
 
     def __iter__(self) -> Iterator[str]:
         dotted = (f"{entry.server}.{entry.raw_name}" for entry in self._snapshot.entries)

@@ -11,6 +11,7 @@ from support.fakes import FakeClock
 
 from mcpv_node.gateway.asgi import Exchange
 from mcpv_node.gateway.call_answer import CallAnswer
+from mcpv_node.gateway.heads import CONNECTION, Connection
 from mcpv_node.gateway.sessions import Session, SessionId
 
 QUESTION = b'{"jsonrpc":"2.0","id":1,"method":"elicitation/create"}'
@@ -31,13 +32,15 @@ class FakeClient:
         self.pieces: list[bytes] = []
         self.is_ended = False
         self._gone = asyncio.Event()
-        scope = {"method": "POST", "path": "/mcp", "headers": []}
+        self._connection = Connection()
+        scope = {"method": "POST", "path": "/mcp", "headers": [], "state": {CONNECTION: self._connection}}
         self.exchange = Exchange(scope, self._receive, self._send)
         self.session = Session(SessionId("s"), now=0.0)
         self.session.front = FakeFront()  # type: ignore[assignment]
 
     def hang_up(self) -> None:
         self._gone.set()
+        self._connection.lost()
 
     async def _receive(self) -> dict[str, Any]:
         await self._gone.wait()

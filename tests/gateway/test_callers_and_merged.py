@@ -26,7 +26,10 @@ HELLO = ClientHello(
     capabilities=b'{"sampling":{},"roots":{"listChanged":true}}',
 )
 META = RequestMeta(
-    version="2026-07-28", capabilities=b'{ "sampling" : {} }', client_info=b'{"name":"editor"}', members={}
+    version="2026-07-28",
+    capabilities=b'{ "sampling" : {} }',
+    profile='{"sampling":{}}',
+    client_info=b'{"name":"editor"}',
 )
 
 
@@ -74,7 +77,7 @@ def test_a_modern_client_is_routed_by_who_it_is() -> None:
 
 
 def test_a_key_in_the_message_wins_over_one_beside_it() -> None:
-    inside = RequestMeta(version="2026-07-28", capabilities=b"{}", key="inside", members={})
+    inside = RequestMeta(version="2026-07-28", capabilities=b"{}", key="inside")
 
     assert (
         make_modern_caller("ada", inside, key="beside").key

@@ -17,6 +17,7 @@ from support.raw_http import RawClient
 from mcpv_node.actors.world import Selector
 from mcpv_node.gateway import LinesDoor, TokenTable
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY, Authority
+from mcpv_node.gateway.heads import CONNECTION, Connection
 from mcpv_node.gateway.http import HttpApp
 from mcpv_node.settings import NodeLimits, ServerName
 
@@ -72,7 +73,8 @@ texts = st.one_of(
 class Answered:
     """An ASGI server's side of one request: what the application is given, and what it says."""
 
-    def __init__(self, body: list[bytes]) -> None:
+    def __init__(self, body: list[bytes], connection: Connection) -> None:
+        self._connection = connection
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.body = b""
@@ -84,8 +86,10 @@ class Answered:
         self._asked += 1
         if self._left:
             piece = self._left.pop(0)
+            if not self._left:
+                # An answer that is a stream stays open as long as its client does.
+                asyncio.get_running_loop().call_soon(self._connection.lost)
             return {"type": "http.request", "body": piece, "more_body": bool(self._left)}
-        # An answer that is a stream stays open as long as its client does.
         await asyncio.sleep(0)
         return {"type": "http.disconnect"}
 
@@ -116,8 +120,17 @@ def test_any_request_at_all_has_an_answer_of_a_known_kind(tmp_path: Path) -> Non
         await thief.close()
         return stage.door.cell.actor._app, victim.session, [thief.session, victim.session]  # type: ignore[union-attr]
 
+    remembered = Connection()
+
     async def ask(app: HttpApp, scope: dict[str, Any], body: list[bytes]) -> Answered:
-        answered = Answered(body)
+        # All come on one connection, as far as it remembers anything; each is the last one on it.
+        connection = Connection()
+        connection.head = remembered.head
+        answered = Answered(body, connection)
+        scope["state"] = {CONNECTION: connection}
+        if scope["method"] == "GET":
+            # Its stream stays open as long as its client does, and it has no body to wait for.
+            asyncio.get_running_loop().call_soon(connection.lost)
         task = asyncio.ensure_future(app(scope, answered.receive, answered.send))
         done, _ = await asyncio.wait({task}, timeout=0.05)
         if not done:
@@ -127,6 +140,7 @@ def test_any_request_at_all_has_an_answer_of_a_known_kind(tmp_path: Path) -> Non
             await asyncio.wait({task})
         elif task.exception() is not None:
             raise task.exception()  # type: ignore[misc]
+        remembered.head = connection.head
         return answered
 
     door = open_door(tmp_path, settings=local(limits=limits), tokens=TOKENS)

@@ -10,14 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import Raw
 from support.doors import Stage, local, open_door
 from support.fake_servers import run, until
+from support.fakes import FakeClock
 from support.modern_client import ModernClient, log_level, modern
 from support.raw_http import RawConnection
 
 from mcpv_node.actors.clients import ClientKind, ListClients
-from mcpv_node.actors.instance.messages import Call, Noted
-from mcpv_node.gateway import modern_http
+from mcpv_node.actors.instance.messages import Call, Noted, Progressed
+from mcpv_node.gateway import modern_answer
 from mcpv_node.protocol import Listed
 from mcpv_node.settings import NodeLimits
 
@@ -192,8 +194,6 @@ def test_log_messages_come_to_who_asks_for_them_and_as_severe_as_asked(
 
 
 def tell_logs(call: Call) -> None:
-    from msgspec import Raw
-
     assert call.on_event is not None
     for level in ("info", "error"):
         params = Raw(json.dumps({"level": level, "data": "x"}).encode())
@@ -228,6 +228,50 @@ def test_who_hangs_up_while_waiting_for_a_slot_leaves_the_queue(tmp_path: Path) 
         assert server.released == [server.acquired[0].lease]
 
     run(main)
+
+
+def test_who_hangs_up_while_its_answer_is_a_stream_has_cancelled(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with stage_and_client(tmp_path) as (stage, client):
+            connection = await client.send(modern("tools/call", name="alpha_slow", meta={"progressToken": 1}))
+            instance = stage.node.instances["alpha"]
+            await until(lambda: instance.waiting)
+            on_event = instance.calls[0].on_event
+            assert on_event is not None
+            on_event(Progressed(Raw(b'{"progressToken":9,"progress":1}')))
+            status, _ = await connection.read_head()
+            await connection.close()
+            await until(lambda: instance.cancelled)
+            await until(lambda: not stage.node.services.load)
+
+        assert status == 200
+
+    run(main)
+
+
+def test_a_client_that_asks_all_the_time_is_said_to_be_there_once_a_second(tmp_path: Path) -> None:
+    async def main() -> None:
+        clock = FakeClock()
+        message = modern("tools/list")
+        body = json.dumps(message).encode()
+        async with stage_and_client(tmp_path, clock=clock) as (stage, client):
+            connection = await RawConnection.open(stage.url)
+            said: list[int] = []
+            for seconds in (0.0, 0.0, 0.9, 0.2):
+                clock.advance(seconds)
+                answer = await connection.ask("POST", "/mcp", client.headers(message), body)
+                assert answer.status == 200
+                said.append(_signs(stage))
+            await connection.close()
+
+        assert [signs - said[0] for signs in said] == [0, 0, 0, 1]
+
+    run(main)
+
+
+def _signs(stage: Stage) -> int:
+    """How often a client was said to be there."""
+    return stage.node.services.node.clients.statistics().handled
 
 
 def test_two_requests_with_one_id_each_get_their_own_answer(tmp_path: Path) -> None:
@@ -267,7 +311,7 @@ def test_a_principal_has_so_many_requests_in_flight_and_no_more(tmp_path: Path) 
 def test_a_client_that_waits_long_is_shown_signs_of_life(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modern_http, "KEEPALIVE", 0.01)
+    monkeypatch.setattr(modern_answer, "KEEPALIVE", 0.01)
 
     async def main() -> None:
         async with stage_and_client(tmp_path) as (stage, client):

@@ -32,11 +32,23 @@ def test_everything_a_request_says_is_read() -> None:
     assert meta.version == "2026-07-28"
     assert (meta.client_name, meta.client_version, meta.client_info) == ("c", "2", info)
     assert meta.capabilities == b'{ "roots": {}, "x": 1.0 }'
+    assert meta.profile == '{"roots":{},"x":1.0}'
     assert meta.log_level == "notice"
     assert meta.progress_token is not None
     assert bytes(meta.progress_token) == b"7"
     assert meta.key == "k"
-    assert bytes(meta.members["traceparent"]) == b'"00-1"'
+
+
+def test_what_a_request_says_again_is_what_it_said_before_and_nothing_else() -> None:
+    token = b'"progressToken":%d'
+    long = b'"x":"%s"' % (b"x" * 5000)
+
+    one, same = (parse_request_meta(params(VERSION, CAPABILITIES, token % 1)) for _ in range(2))
+    other = parse_request_meta(params(VERSION, CAPABILITIES, token % 2))
+    more = parse_request_meta(params(VERSION, CAPABILITIES, token % 1, long))
+
+    assert one == same == more
+    assert one != other
 
 
 def test_a_request_need_not_say_more_than_its_version_and_capabilities() -> None:

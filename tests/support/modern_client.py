@@ -61,9 +61,16 @@ class ModernClient:
         self._connections: list[RawConnection] = []
 
     async def send(self, message: Json, **headers: str | None) -> RawConnection:
-        """Send one request; read its answer from the connection. A header of None is left out."""
+        """Send one request; read its answer from the connection."""
         connection = await RawConnection.open(self.url)
         self._connections.append(connection)
+        await connection.send(
+            "POST", self.path, self.headers(message, **headers), json.dumps(message).encode()
+        )
+        return connection
+
+    def headers(self, message: Json, **headers: str | None) -> dict[str, str]:
+        """What goes with a message; a header of None is left out."""
         given: dict[str, str | None] = {
             "Content-Type": "application/json",
             "Accept": "application/json, text/event-stream",
@@ -73,9 +80,7 @@ class ModernClient:
             "Authorization": None if self.token is None else f"Bearer {self.token}",
             **{name.replace("_", "-"): value for name, value in headers.items()},
         }
-        kept = {name: value for name, value in given.items() if value is not None}
-        await connection.send("POST", self.path, kept, json.dumps(message).encode())
-        return connection
+        return {name: value for name, value in given.items() if value is not None}
 
     async def post(self, message: Json, **headers: str | None) -> RawResponse:
         """Send one request and read its whole answer."""

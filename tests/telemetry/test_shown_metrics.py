@@ -15,7 +15,7 @@ from support.house import ROOT
 
 from mcpv_node.telemetry import EventKind
 from mcpv_node.telemetry.events import ERRORS, WARNINGS
-from mcpv_node.telemetry.metrics import Family, Metrics, Timings
+from mcpv_node.telemetry.metrics import Counts, Family, Metrics, Timings
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 
@@ -31,7 +31,7 @@ def registry() -> dict[str, tuple[str, set[str]]]:
     metrics = Metrics()
     labels: dict[str, set[str]] = {}
     for attribute, one in vars(metrics).items():
-        if isinstance(one, Family | Timings):
+        if isinstance(one, Counts | Family | Timings):
             labels[f"mcpv_{attribute}"] = set(one._label_names)
         elif isinstance(one, Counter):
             labels[f"mcpv_{attribute}"] = set()

@@ -11,12 +11,13 @@ from typing import Any, Final, TypeAlias
 
 import msgspec
 
+from .heads import AUTHORIZATION, CONNECTION, CONTENT_LENGTH, Connection, Head, Headers, first_of_each
+
 Scope: TypeAlias = MutableMapping[str, Any]
 AsgiMessage: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[AsgiMessage]]
 Send: TypeAlias = Callable[[AsgiMessage], Awaitable[None]]
 AsgiApp: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
-Headers: TypeAlias = list[tuple[bytes, bytes]]
 
 JSON: Final = b"application/json"
 PROBLEM: Final = b"application/problem+json"
@@ -56,7 +57,17 @@ class Disconnected(Exception):
 class Exchange:
     """One request and the answer to it."""
 
-    __slots__ = ("_headers", "_is_repeated", "_receive", "_send", "is_started", "method", "path", "scope")
+    __slots__ = (
+        "_authorization",
+        "_length",
+        "_receive",
+        "_send",
+        "head",
+        "is_started",
+        "method",
+        "path",
+        "scope",
+    )
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self.scope = scope
@@ -65,35 +76,60 @@ class Exchange:
         self._receive = receive
         self._send = send
         self.is_started = False  # something of the answer has gone out
-        # The first of equal headers counts, except where their values are one list.
-        self._headers: dict[bytes, bytes] = {}
-        self._is_repeated = False  # some header stands there more than once
-        for name, value in scope["headers"]:
-            if name not in self._headers:
-                self._headers[name] = value
-                continue
-            self._is_repeated = True
-            if name == b"accept":
-                self._headers[name] += b"," + value
+        lines: Headers = scope["headers"]
+        headers = dict(lines)
+        is_repeated = len(headers) != len(lines)
+        if is_repeated:
+            headers = first_of_each(lines)
+        self._length = headers.pop(CONTENT_LENGTH, b"")
+        self._authorization = headers.pop(AUTHORIZATION, None)
+        self.head = self._known(headers, is_repeated=is_repeated) or Head(
+            self.method, self.path, headers, is_repeated=is_repeated
+        )
+
+    def remember_head(self) -> None:
+        """It has been let in: the next request on this connection may have the same head."""
+        if not self.head.is_repeated:
+            self.head.is_ours = True
+            self.connection.head = self.head
+
+    def _known(self, headers: dict[bytes, bytes], *, is_repeated: bool) -> Head | None:
+        """The head of the request before on this connection, where it is the very same."""
+        state = self.scope.get("state")
+        connection: Connection | None = None if state is None else state.get(CONNECTION)
+        known = None if connection is None or is_repeated else connection.head
+        if known is None or known.headers != headers or known.is_repeated:
+            return None
+        return known if known.path == self.path and known.method == self.method else None
+
+    @property
+    def connection(self) -> Connection:
+        """What it came on."""
+        connection: Connection = self.scope["state"][CONNECTION]
+        return connection
 
     @property
     def is_tls(self) -> bool:
         return bool(self.scope.get("scheme") == "https")
 
+    @property
+    def authorization(self) -> str | None:
+        """The value of the Authorization header."""
+        return _text(self._authorization)
+
     def header(self, name: bytes) -> str | None:
-        """The value of a header, by its lower-case name."""
-        value = self._headers.get(name)
-        return None if value is None else value.decode("latin-1").strip()
+        """The value of another header, by its lower-case name."""
+        return _text(self.head.headers.get(name))
 
     def count(self, name: bytes) -> int:
         """How often a header stands in the request."""
-        if not self._is_repeated:
-            return int(name in self._headers)
+        if not self.head.is_repeated:
+            return int(name in self.head.headers)
         return sum(1 for other, _ in self.scope["headers"] if other == name)
 
     async def body(self, limit: int) -> bytes:
         """The whole body; TooLarge as soon as it is known to be more than `limit` bytes."""
-        declared = self._headers.get(b"content-length", b"")
+        declared = self._length
         if declared.isdigit() and (len(declared) > len(str(limit)) or int(declared) > limit):
             raise TooLarge
         chunks: list[bytes] = []
@@ -170,6 +206,10 @@ class Exchange:
 
     async def end_events(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
+
+
+def _text(value: bytes | None) -> str | None:
+    return None if value is None else value.decode("latin-1").strip()
 
 
 @lru_cache(REMEMBERED)

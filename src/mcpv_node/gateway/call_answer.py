@@ -96,8 +96,7 @@ class CallAnswer:
 
 async def write_events(exchange: Exchange, reader: Reader, *, primes: bool) -> None:
     """Answer a request with a stream, until the stream ends, somebody else reads it, or the client has gone."""
-    gone = asyncio.get_running_loop().create_task(exchange.disconnected())
-    gone.add_done_callback(lambda _: reader.close())
+    exchange.connection.when_lost(reader.close)
     try:
         await exchange.start_events()
         await exchange.send_event(opening_of(reader, primes=primes))
@@ -105,5 +104,5 @@ async def write_events(exchange: Exchange, reader: Reader, *, primes: bool) -> N
             await exchange.send_event(SIGN_OF_LIFE if isinstance(item, Mark) else event_of(reader, item))
         await exchange.end_events()
     finally:
-        gone.cancel()
+        exchange.connection.forget(reader.close)
         reader.close()

@@ -42,7 +42,7 @@ def make_modern_caller(principal: str, meta: RequestMeta, *, key: str | None = N
         principal,
         meta.client_name or UNNAMED,
         Era.MODERN,
-        profile=ClientProfile(profile_of(meta.capabilities)),
+        profile=ClientProfile(meta.profile),
         info=meta.client_info,
         conversation=None,
         key=meta.key if meta.key is not None else key,

@@ -46,7 +46,7 @@ from mcpv_node.actors.leases import (
     new_lease_id,
 )
 from mcpv_node.actors.server_type.messages import CallEnded, ServerTypeMessage
-from mcpv_node.actors.world import Selector, Server
+from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
     CALL,
     ELICITATION,
@@ -249,11 +249,11 @@ async def perform_call(
     answer: Answer | CallFailure
     try:
         answer = await trip.go()
-        if not control.is_cancelled() and _deserves_another_try(answer, route):
+        if _deserves_another_try(answer, route) and not control.is_cancelled():
             answer = await trip.go()
         if not control.is_cancelled() and _was_misdescribed(answer, trip) and await trip.list_again():
             answer = await trip.go()
-        if port is not None and caller.era is Era.LEGACY:
+        if port is not None and caller.era is Era.LEGACY and trip.is_modern:
             answer = await finish_rounds(trip, port, answer)
         answer = _shaped(trip, answer)
         reply, outcome = _reply_to(answer, trip)
@@ -331,6 +331,21 @@ def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
 class Trip:
     """One request on its way to one server; `go` is one try, or one round."""
 
+    __slots__ = (
+        "_asking",
+        "_port",
+        "_trace",
+        "caller",
+        "control",
+        "ends",
+        "instance",
+        "node",
+        "params",
+        "route",
+        "served",
+        "server",
+    )
+
     def __init__(
         self,
         node: NodeContext,
@@ -346,6 +361,7 @@ class Trip:
         self.node = node
         self.caller = caller
         self.route = route
+        self.server = route.server
         self.control = control
         self.ends = ends
         self.params: bytes | Raw = route.call.params
@@ -356,8 +372,9 @@ class Trip:
         self._asking: dict[AskNumber, asyncio.Task[None]] = {}
 
     @property
-    def server(self) -> Server:
-        return self.route.server
+    def is_modern(self) -> bool:
+        """Whether it has come to a server of the modern era."""
+        return self.served is not None and self.served.hello.era == "modern"
 
     async def go(self) -> Answer | CallFailure:
         for _ in range(MAX_LATE_LEASES):
@@ -377,7 +394,8 @@ class Trip:
             try:
                 answer = await self._call(lease)
             finally:
-                await self._withdraw_questions()
+                if self._asking:
+                    await self._withdraw_questions()
             # What an instance refuses because it ends has not been executed: whoever serves next may have it.
             if not _was_refused(answer) or self.control.is_cancelled():
                 return answer
@@ -390,7 +408,7 @@ class Trip:
         server = self.node.world.world.servers.get(self.server.spec.name)
         if server is None or server.handle is self.server.handle or self.control.is_cancelled():
             return False
-        self.route = msgspec.structs.replace(self.route, server=server)
+        self.server = server
         return True
 
     async def list_again(self) -> bool:
@@ -442,8 +460,7 @@ class Trip:
         asking = list(self._asking.values())
         for task in asking:
             task.cancel()
-        if asking:
-            await asyncio.wait(asking)
+        await asyncio.wait(asking)
 
     async def _ask(self, lease: Lease, port: ClientPort, asked: Asked) -> None:
         answer = await port.ask(asked.method, asked.params)
@@ -482,30 +499,29 @@ class Trip:
 
     async def _call(self, lease: Lease) -> Answer | CallFailure:
         sent = self.node.clock.monotonic()
+        route, port = self.route, self._port
+        call = InstanceCall(
+            lease=lease.lease,
+            caller=self.caller,
+            method=route.call.method,
+            params=self.params if self._trace is None else self._trace.sends(lease, self.params),
+            deadline=self.ends,
+            name=route.own_name,
+            on_event=None if port is None else partial(self._on_event, lease),
+            wants_progress=port is not None and port.wants_progress,
+            log_level=None if port is None else port.log_level,
+            definition=None if route.entry is None else route.entry.raw_definition,
+        )
         answer: Answer | CallFailed
         slot_held = False
         ok: bool | None = False
-        params = self.params if self._trace is None else self._trace.sends(lease, self.params)
         try:
-            answer = await lease.instance.ask(
-                InstanceCall(
-                    lease=lease.lease,
-                    caller=self.caller,
-                    method=self.route.call.method,
-                    params=params,
-                    deadline=self.ends,
-                    name=self.route.own_name,
-                    on_event=None if self._port is None else partial(self._on_event, lease),
-                    wants_progress=self._port is not None and self._port.wants_progress,
-                    log_level=None if self._port is None else self._port.log_level,
-                    definition=None if self.route.entry is None else self.route.entry.raw_definition,
-                ),
-                max(0.0, self.ends - sent) + REPLY_MARGIN,
-            )
-            slot_held = isinstance(answer, CallFailed) and answer.slot_held
-            ok = isinstance(answer, Answer) and answer.result is not None
-            if isinstance(answer, CallFailed) and _was_refused(answer.failure):
-                ok = None
+            answer = await lease.instance.ask(call, max(0.0, self.ends - sent) + REPLY_MARGIN)
+            if isinstance(answer, Answer):
+                ok = answer.result is not None
+            else:
+                slot_held = answer.slot_held
+                ok = None if _was_refused(answer.failure) else False
         except ActorError as error:
             return self._with_times(self._not_called(error), lease, sent)
         except asyncio.CancelledError:

@@ -68,7 +68,7 @@ from .learning import LIST_PATIENCE, unlearnt_for_call, unlearnt_for_list, wait_
 from .merged import capabilities_for, instructions_for
 from .ports import Emit, Gone
 from .routing import KIND_OF, ROUTED, NoRoute, Route, find_route
-from .services import DoorServices, new_consumer_id
+from .services import DoorServices, count_down, new_consumer_id
 from .session_port import Questions, SessionPort
 from .tasks import TaskRef, on_reply, open_task
 from .watching import SUBSCRIBE, UNSUBSCRIBE, WatchStep, find_watched, watch_resource
@@ -237,9 +237,7 @@ class Front:
     def forget(self, step: RunStep) -> None:
         """The call is over, or was never run; run_call does this itself."""
         if self._flights.pop(step.id, None) is not None:
-            self._load[self.principal] -= 1
-            if not self._load[self.principal]:
-                del self._load[self.principal]
+            count_down(self._load, self.principal)
 
     def cancel_all(self, reason: str, *, node_stops: bool = False) -> None:
         """The client is gone for good: nobody waits for its calls, or for what it watches.
@@ -264,7 +262,7 @@ class Front:
     def _on_request(self, request: Request, key: str | None, *, is_patient: bool = True) -> Step:
         if request.id in self._flights:
             return _refuse(request, INVALID_REQUEST, "a request with this id is in flight already")
-        if is_patient and self.version is not None:
+        if is_patient and self.version is not None and self._world.is_learning:
             learning = self._wait_for_lists(request, key)
             if learning is not None:
                 return learning
@@ -362,9 +360,10 @@ class Front:
             return _no_route(request, route)
         if not self._take_off(request):
             return _overloaded(request, route.server.view.name)
-        return CallStep(
-            id=request.id, route=route, caller=self._caller_with(call.key if call.key is not None else key)
-        )
+        if call.key is not None:
+            key = call.key
+        caller = self._caller if key is None else self._caller_with(key)
+        return CallStep(request.id, route, caller)
 
     def _on_task(self, request: Request, key: str | None) -> Step:
         services = self._services
@@ -399,14 +398,12 @@ class Front:
 
     def _take_off(self, request: Request) -> bool:
         """Count a request as in flight from now on, unless there are too many."""
-        limits = self._services.node.settings.limits
-        if (
-            len(self._flights) >= limits.in_flight_per_session
-            or self._load[self.principal] >= limits.in_flight_per_principal
-        ):
+        limits = self._world.settings.limits
+        load = self._load.get(self.principal, 0)
+        if len(self._flights) >= limits.in_flight_per_session or load >= limits.in_flight_per_principal:
             return False
         self._flights[request.id] = CallControl(self._askers)
-        self._load[self.principal] += 1
+        self._load[self.principal] = load + 1
         return True
 
     def _caller_with(self, key: str | None) -> Caller:

@@ -37,6 +37,7 @@ from mcpv_node.protocol import (
 
 from .calls import CallControl, CallReply
 from .ports import Tell
+from .services import count_down
 from .session_port import LOG_MESSAGE, level_of
 
 HeldId = NewType("HeldId", str)
@@ -287,13 +288,6 @@ class HeldCalls(LoopActor[None]):
         timer.cancel()
         count_down(self._counts, kept.principal)
         kept.server.tell(Release(kept.lease))
-
-
-def count_down(counts: Counter[str], principal: str) -> None:
-    """One less; who has none left takes no place."""
-    counts[principal] -= 1
-    if not counts[principal]:
-        del counts[principal]
 
 
 def _not_offered(method: str) -> Answer:

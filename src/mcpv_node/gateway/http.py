@@ -6,13 +6,16 @@ application waits for it: it is loaded after the door is open, so that MCP does 
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
+from functools import lru_cache
+
 from loguru import logger
 
 from mcpv_node.actors.kernel import ActorError, Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.settings import ServerName
 
-from .asgi import AsgiApp, Exchange, Receive, Scope, Send
+from .asgi import REMEMBERED, AsgiApp, Exchange, Receive, Scope, Send
 from .auth import (
     AUTHORITY,
     DEFAULT_AUTHORITY,
@@ -91,8 +94,14 @@ class HttpApp:
             send = self._audit.hear(scope, send)
         exchange = Exchange(scope, receive, send)
         try:
-            authority = await self._admit(exchange)
-            if authority is not None and await self._is_within_rate(exchange, authority):
+            authority = self._authority_again(exchange) or await self._admit(exchange)
+            if authority is None:
+                return
+            wait = self._count(exchange, authority)
+            if wait:
+                exchange.scope[AUTHORITY] = authority
+                await self._too_many(exchange, wait)
+            else:
                 await self._route(exchange, authority, receive)
         except ActorError as error:
             # An owner is being restarted, or the node is on its way down.
@@ -102,6 +111,13 @@ class HttpApp:
             await self._unavailable(exchange, "the node is busy with itself")
 
     # --- who may come in ------------------------------------------------------------------------
+
+    def _authority_again(self, exchange: Exchange) -> Authority | None:
+        """Whose request it is, where the one before on its connection had the same head and it shows a token of ours."""
+        if not exchange.head.is_ours or self._services.tokens is None:
+            return None
+        token = bearer_of(exchange.authorization)
+        return None if token is None else self._services.tokens.find(token)
 
     async def _admit(self, exchange: Exchange) -> Authority | None:
         """Whose request it is; None when it has been refused."""
@@ -126,14 +142,17 @@ class HttpApp:
         if issuer is not None and _is_metadata(exchange.path):
             await self._tell_resource(exchange, issuer)
             return None
-        return await self._authorize(exchange, issuer)
+        authority = await self._authorize(exchange, issuer)
+        if authority is not None:
+            exchange.remember_head()
+        return authority
 
     async def _authorize(self, exchange: Exchange, issuer: Issuer | None) -> Authority | None:
         tokens = self._services.tokens
         is_open = tokens is None and issuer is None
         if is_open or not needs_token(exchange.path, loopback=self._loopback):
             return DEFAULT_AUTHORITY
-        token = bearer_of(exchange.header(b"authorization"))
+        token = bearer_of(exchange.authorization)
         authority = None if token is None or tokens is None else tokens.find(token)
         if authority is not None:
             return authority
@@ -174,44 +193,39 @@ class HttpApp:
         if await self._is_read(exchange):
             await exchange.answer(200, resource_metadata(issuer.settings, self._audience))
 
-    async def _is_within_rate(self, exchange: Exchange, authority: Authority) -> bool:
-        """Count the request; one too many has been refused, and nothing of its body read."""
+    def _count(self, exchange: Exchange, authority: Authority) -> float:
+        """Count the request: 0.0, or the seconds to wait where it is one too many, before anything of its body is read."""
         if exchange.path in HEALTH_PATHS:
-            return True
-        wait = self._services.rates.admit(authority.principal, self._services.node.clock.monotonic())
-        if wait:
-            exchange.scope[AUTHORITY] = authority
-            after = [(b"retry-after", whole_seconds(wait))]
-            await exchange.problem(429, "this client makes too many requests", headers=after)
-        return not wait
+            return 0.0
+        return self._services.rates.admit(authority.principal, self._services.node.clock.monotonic())
 
     # --- where it leads -------------------------------------------------------------------------
 
-    async def _route(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
+    def _route(
+        self, exchange: Exchange, authority: Authority, receive: Receive
+    ) -> Coroutine[None, None, None]:
         path = exchange.path
         if self._closing:
-            await self._unavailable(exchange, "the node is stopping")
-        elif path == "/mcp" or path.startswith("/mcp/"):
-            await self._route_mcp(exchange, authority)
-        elif path in HEALTH_PATHS:
-            await self._tell_health(exchange)
-        elif path == "/metrics" or path == "/api" or path.startswith("/api/"):
-            await self._route_operator(exchange, authority, receive)
-        else:
-            await exchange.problem(404, "there is nothing here")
+            return self._unavailable(exchange, "the node is stopping")
+        if path == "/mcp" or path.startswith("/mcp/"):
+            return self._route_mcp(exchange, authority)
+        if path in HEALTH_PATHS:
+            return self._tell_health(exchange)
+        if path == "/metrics" or path == "/api" or path.startswith("/api/"):
+            return self._route_operator(exchange, authority, receive)
+        return exchange.problem(404, "there is nothing here")
 
-    async def _route_mcp(self, exchange: Exchange, authority: Authority) -> None:
+    def _route_mcp(self, exchange: Exchange, authority: Authority) -> Coroutine[None, None, None]:
         wanted = parse_mcp_path(exchange.path)
         selector = None
         if wanted is not None:
             world = self._services.node.world.world
             selector = resolve_selector(world, wanted, within=authority.selector)
         if wanted is None or selector is None:
-            await exchange.problem(404, "there is no such server or profile here")
-            return
+            return exchange.problem(404, "there is no such server or profile here")
         if self._services.node.tracing is not None:
             note_arrival(exchange)
-        await self.mcp.handle(exchange, Place(authority.principal, selector, wanted, authority.selector))
+        return self.mcp.handle(exchange, Place(authority.principal, selector, wanted, authority.selector))
 
     async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
@@ -253,6 +267,11 @@ class HttpApp:
         return False
 
     @staticmethod
+    async def _too_many(exchange: Exchange, wait: float) -> None:
+        after = [(b"retry-after", whole_seconds(wait))]
+        await exchange.problem(429, "this client makes too many requests", headers=after)
+
+    @staticmethod
     async def _unavailable(exchange: Exchange, detail: str) -> None:
         await exchange.problem(503, detail, headers=[(b"retry-after", RETRY_AFTER)])
 
@@ -269,6 +288,7 @@ def is_own_affair(method: str, path: str) -> bool:
     return path.startswith("/api/v1/clients/") and method in ("PUT", "DELETE")
 
 
+@lru_cache(REMEMBERED)
 def parse_mcp_path(path: str) -> Selector | None:
     """What a path below `/mcp` selects; None when it is not a path of ours. It may not exist all the same."""
     if path == "/mcp":

@@ -390,8 +390,8 @@ class LineConnection(asyncio.Protocol):
         match verdict:
             case Legacy():
                 self._on_legacy(front, message)
-            case Modern(meta=meta) if isinstance(message, Request):
-                self._modern.receive(message, meta, self._principal, front.selector)
+            case Modern() if isinstance(message, Request):
+                self._modern.receive(message, verdict, self._principal, front.selector)
             case Refused(code=code, message=why, data=data) if isinstance(message, Request):
                 self._write(encode_failure(message.id, code=code, message=why, data=data))
             case _:

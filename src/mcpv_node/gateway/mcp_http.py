@@ -6,6 +6,7 @@ stream, or goes on after the event it names in `Last-Event-ID`.
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from typing import Final
 
 from msgspec import Struct
@@ -18,6 +19,7 @@ from mcpv_node.protocol import (
     CallFailure,
     EnvelopeError,
     Legacy,
+    McpHeaders,
     Message,
     RawId,
     Reason,
@@ -28,10 +30,11 @@ from mcpv_node.protocol import (
     read_headers,
 )
 
-from .asgi import SSE, Disconnected, Exchange, Headers, TooLarge, accepts, is_json
+from .asgi import SSE, Disconnected, Exchange, TooLarge, accepts, is_json
 from .call_answer import CallAnswer, write_events
 from .calls import RETRY_AFTER, failure_reply
 from .front import AnswerStep, RunStep, SilentStep
+from .heads import Headers
 from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
 from .outbox import Reader
 from .services import DoorServices
@@ -87,32 +90,28 @@ class McpEndpoint:
             stream.close()
         self._modern.close_streams()
 
-    async def handle(self, exchange: Exchange, place: Place) -> None:
+    def handle(self, exchange: Exchange, place: Place) -> Coroutine[None, None, None]:
         """Answer one request that may be here."""
         match exchange.method:
-            case "GET" | "DELETE" if is_modern(exchange):
-                await exchange.problem(405, "this version has requests only", headers=[(b"allow", b"POST")])
             case "POST":
-                await self._post(exchange, place)
+                return self._post(exchange, place)
+            case "GET" | "DELETE" if is_modern(exchange):
+                return _not_allowed(exchange, "this version has requests only", b"POST")
             case "GET":
-                await self._get(exchange, place)
+                return self._get(exchange, place)
             case "DELETE":
-                await self._delete(exchange, place)
+                return self._delete(exchange, place)
             case _:
-                await exchange.problem(
-                    405, f"{exchange.method} is not used here", headers=[(b"allow", ALLOWED)]
-                )
+                return _not_allowed(exchange, f"{exchange.method} is not used here", ALLOWED)
 
     # --- POST -----------------------------------------------------------------------------------
 
     async def _post(self, exchange: Exchange, place: Place) -> None:
-        if not is_json(exchange.header(b"content-type")):
-            await exchange.problem(415, "the Content-Type must be application/json")
-            return
-        accept = exchange.header(b"accept")
-        if not (accepts(accept, "application/json") and accepts(accept, "text/event-stream")):
-            await exchange.problem(406, "Accept must admit both application/json and text/event-stream")
-            return
+        headers = exchange.head.mcp
+        if headers is None:
+            headers = await _read_head(exchange)
+            if headers is None:
+                return
         try:
             body = await exchange.body(self._limits.body_bytes)
         except TooLarge:
@@ -125,7 +124,6 @@ class McpEndpoint:
         except EnvelopeError as error:
             await _refuse(exchange, 400, error.message, code=error.code, id=error.id)
             return
-        headers = read_headers(exchange.scope["headers"])
         verdict = judge_post(message, headers)
         if not isinstance(verdict, Legacy):
             await self._modern.answer(exchange, place, message, verdict, headers)
@@ -173,19 +171,18 @@ class McpEndpoint:
         session = attach(self._services.sessions, SessionId(name), place.principal, place.wanted)
         return _NO_SUCH_SESSION if session is None else session
 
-    async def _in_session(self, exchange: Exchange, session: Session, message: Message) -> None:
+    def _in_session(
+        self, exchange: Exchange, session: Session, message: Message
+    ) -> Coroutine[None, None, None]:
         key = exchange.header(KEY_HEADER)
         if key is not None and not 0 < len(key) <= MAX_KEY:
-            await _refuse(exchange, 400, f"Mcpv-Key is not 1 to {MAX_KEY} characters long")
-            return
+            return _refuse(exchange, 400, f"Mcpv-Key is not 1 to {MAX_KEY} characters long")
         step = session.front.receive(message, key=key)
-        match step:
-            case AnswerStep():
-                await exchange.answer(200, step.head, rest=step.rest)
-            case SilentStep():
-                await exchange.answer(202)
-            case _:
-                await self._call(exchange, session, step)
+        if isinstance(step, AnswerStep):
+            return exchange.answer(200, step.head, rest=step.rest)
+        if isinstance(step, SilentStep):
+            return exchange.answer(202)
+        return self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
         answer = CallAnswer(exchange, session, self._services.node.clock)
@@ -232,6 +229,23 @@ class McpEndpoint:
             await exchange.answer(204)
         else:
             await _refuse(exchange, 404, "there is no such session")
+
+
+async def _read_head(exchange: Exchange) -> McpHeaders | None:
+    """What the head of a POST says to MCP, and a note of it there; None when it is not fit for that and refused."""
+    if not is_json(exchange.header(b"content-type")):
+        await exchange.problem(415, "the Content-Type must be application/json")
+        return None
+    accept = exchange.header(b"accept")
+    if not (accepts(accept, "application/json") and accepts(accept, "text/event-stream")):
+        await exchange.problem(406, "Accept must admit both application/json and text/event-stream")
+        return None
+    headers = exchange.head.mcp = read_headers(exchange.scope["headers"])
+    return headers
+
+
+async def _not_allowed(exchange: Exchange, detail: str, allowed: bytes) -> None:
+    await exchange.problem(405, detail, headers=[(b"allow", allowed)])
 
 
 async def _refuse(

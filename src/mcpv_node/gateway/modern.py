@@ -52,7 +52,7 @@ class ModernFront:
         if method in LIST_OF and self._lists.lacking(asked) is None:
             return self._lists.page(asked)
         limit = self._services.node.settings.limits.in_flight_per_principal
-        if self._services.load[asked.principal] >= limit:
+        if self._services.load.get(asked.principal, 0) >= limit:
             return overloaded(id)
         return ModernFlight(self._services, self._lists, asked)
 

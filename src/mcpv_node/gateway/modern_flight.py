@@ -38,16 +38,16 @@ from mcpv_node.protocol import (
     Retry,
     SealError,
     answer_to,
+    answers_questions,
+    call_of,
     capabilities_of,
     check_param_headers,
     encode_success,
     error_code,
     input_required,
-    members,
-    parse_call,
     parse_input_required,
-    parse_retry,
     result_type,
+    retry_in,
     retry_params,
     round_digest,
     url_elicitations,
@@ -66,7 +66,6 @@ from .held import (
     KeepInstance,
     LetGo,
     Take,
-    count_down,
     new_held_id,
 )
 from .identity import SERVER_INFO
@@ -77,11 +76,13 @@ from .modern_reply import Asked, ModernReply, overloaded, refusal
 from .multi_round import KEEP_BOUND
 from .ports import Tell
 from .routing import NoRoute, Route, find_route
-from .services import DoorServices
+from .services import DoorServices, count_down
 from .tasks import TaskRef, on_reply, open_task
 
 # What a sealed requestState is for.
 STATE: Final = "requestState"
+
+_NOTHING: Final = Raw(b"{}")
 
 
 class _State(Struct, frozen=True, omit_defaults=True):
@@ -122,7 +123,7 @@ class ModernFlight:
         self._held: HeldCall | None = None
         self._task: TaskRef | None = None  # what it is about, where that is a task
         self._is_counted = True
-        services.load[asked.principal] += 1
+        services.load[asked.principal] = services.load.get(asked.principal, 0) + 1
 
     @property
     def id(self) -> RawId:
@@ -181,9 +182,9 @@ class ModernFlight:
             caller = make_modern_caller(asked.principal, asked.meta, key=asked.key)
             if asked.request.method in MODERN_TASK_METHODS:
                 return await self._call_task(caller, tell)
-            call = parse_call(asked.request.params, asked.request.method)
+            call = call_of(asked.request.params or _NOTHING, asked.request.method, asked.params, asked.meta)
             route = self._route(call, caller)
-            retry = parse_retry(call.params) if call.method in ROUND_METHODS else None
+            retry = retry_in(asked.params) if call.method in ROUND_METHODS else None
         except HeaderMismatch as mismatch:
             raise _Refusal(HEADER_MISMATCH, str(mismatch)) from None
         except RemoteProtocolError as error:
@@ -223,7 +224,7 @@ class ModernFlight:
         if asked.headers is not None and call.method == CALL and route.entry is not None:
             mirrored = mirrored_in(route.entry.raw_definition)
             if mirrored:
-                check_param_headers(asked.headers, mirrored, members(call.params).get("arguments"))
+                check_param_headers(asked.headers, mirrored, asked.params.get("arguments"))
         return route
 
     def _sealed(self, state: _State) -> str:
@@ -250,15 +251,22 @@ class ModernFlight:
         asked = self._asked
         if self.is_cancelled:
             return None
+        capabilities = capabilities_of(caller.profile)
         port = HeldPort(
             route.call.method,
             token=route.call.progress_token,
             log_level=asked.meta.log_level,
-            capabilities=capabilities_of(caller.profile),
+            capabilities=capabilities,
             tell=tell,
         )
-        held = self._held = HeldCall(asked.principal, port, CallControl())
         node = self._services.node
+        if route.call.method not in ROUND_METHODS or not answers_questions(capabilities):
+            # Nothing will be asked of its client, so there is no next round for which the call has to live on.
+            reply = await perform_call(
+                node, caller, route, control=self._control, port=port, instance=instance
+            )
+            return await self._as_reply(reply, caller, route)
+        held = self._held = HeldCall(asked.principal, port, CallControl())
         held.start(perform_call(node, caller, route, control=held.control, port=port, instance=instance))
         return await self._finish(held, await held.next_step(), caller, route)
 
@@ -323,7 +331,9 @@ class ModernFlight:
         self._held = None
         return self._required(questions, _State(kind="held", held=id))
 
-    async def _as_reply(self, reply: CallReply, caller: Caller, route: Route) -> ModernReply:
+    async def _as_reply(self, reply: CallReply, caller: Caller, route: Route) -> ModernReply | None:
+        if self.is_cancelled:
+            return None
         id = self._asked.request.id
         reply = on_reply(self._services, caller, route, self._task, reply)
         if reply.result is None:

@@ -22,13 +22,12 @@ from mcpv_node.protocol import (
     Legacy,
     McpHeaders,
     Message,
+    Modern,
     ModernNotice,
     RawId,
     Refused,
     Request,
-    RequestMeta,
     Verdict,
-    comment,
     encode_event,
     encode_failure,
     read_headers,
@@ -36,26 +35,26 @@ from mcpv_node.protocol import (
 
 from .asgi import Exchange
 from .callers import UNNAMED
+from .heads import Connection
 from .listening import Subscription
 from .modern import ModernFront
+from .modern_answer import KEEPALIVE, ModernAnswer, as_event, write_reply
 from .modern_flight import ModernFlight
 from .modern_reply import Asked, ModernReply, overloaded
-from .outbox import Entry, Mark, Outbox
+from .outbox import Mark, Outbox
 from .services import DoorServices
-
-# Proxies and NATs forget a connection that is silent for a minute; twice in that time is safe (seconds).
-KEEPALIVE = 25.0
 
 # A longer one would only be a way to fill memory.
 MAX_KEY = 256
 
+# A client that asks all the time is said to be there this often (seconds), and more often where that counts.
+SEEN_SECONDS: Final = 1.0
+SEEN_PER_LIMIT: Final = 20
+
 KEY_HEADER: Final = b"mcpv-key"
 
-# What the streams are called; no client sees it, for none can be resumed.
-RESPONSE: Final = "response"
+# What the stream is called; no client sees it, for it cannot be resumed.
 SUBSCRIPTION: Final = "subscription"
-
-_KEEPALIVE_COMMENT: Final = comment("keepalive")
 
 
 class Place(Struct, frozen=True):
@@ -94,76 +93,69 @@ class ModernHttp:
                 await exchange.answer(202)
             case _:
                 assert isinstance(message, Request)  # nothing else is judged to be served
-                await self._serve(exchange, place, message, verdict.meta, headers)
+                await self._serve(exchange, place, message, verdict, headers)
 
     async def _serve(
-        self, exchange: Exchange, place: Place, request: Request, meta: RequestMeta, headers: McpHeaders
+        self, exchange: Exchange, place: Place, request: Request, said: Modern, headers: McpHeaders
     ) -> None:
         key = exchange.header(KEY_HEADER)
         if key is not None and not 0 < len(key) <= MAX_KEY:
             why = f"Mcpv-Key is not 1 to {MAX_KEY} characters long"
             await exchange.answer(400, encode_failure(request.id, code=INVALID_REQUEST, message=why))
             return
-        seen = Seen(place.principal, meta.client_name or UNNAMED, place.selector)
-        self._services.node.clients.tell(seen)
+        seen = self._see(exchange.connection, place, said.meta.client_name or UNNAMED)
         step = self._front.receive(
-            Asked(request, meta, place.principal, place.selector, key=key, headers=headers)
+            Asked(request, said.meta, said.params, place.principal, place.selector, key=key, headers=headers)
         )
-        match step:
-            case ModernReply():
-                await _answer(exchange, step)
-            case ModernFlight():
-                await self._run(exchange, step)
-            case Subscription():
-                await self._stream(exchange, step, seen)
+        if isinstance(step, ModernReply):
+            await write_reply(exchange, step)
+        elif isinstance(step, ModernFlight):
+            await self._run(exchange, step)
+        else:
+            await self._stream(exchange, step, seen)
+
+    def _see(self, connection: Connection, place: Place, name: str) -> Seen:
+        """Say that this client is there, unless its connection has just said so."""
+        node = self._services.node
+        now = node.clock.monotonic()
+        seen, at = connection.seen
+        if (
+            seen is not None
+            and now - at < min(SEEN_SECONDS, node.settings.client_inactive_seconds / SEEN_PER_LIMIT)
+            and (seen.principal, seen.name, seen.selector) == (place.principal, name, place.selector)
+        ):
+            return seen
+        seen = Seen(place.principal, name, place.selector)
+        connection.seen = seen, now
+        node.clients.tell(seen)
+        return seen
 
     async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
-        loop = asyncio.get_running_loop()
-        before = Outbox(RESPONSE)
-        reader = before.connect()
-        gone = loop.create_task(exchange.disconnected())
-        task = loop.create_task(flight.run(partial(before.put, may_be_dropped=True)))
-
-        def ended(_: asyncio.Task[ModernReply | None]) -> None:
-            # A task that is cancelled before its first step never comes to its own end.
-            flight.end()
-            before.finish()
-
-        task.add_done_callback(ended)
-        gone.add_done_callback(lambda done: None if done.cancelled() else flight.cancel("the client hung up"))
-        is_streaming = False
+        answer = ModernAnswer(exchange)
+        connection = exchange.connection
+        hang_up = partial(flight.cancel, "the client hung up")
+        connection.when_lost(hang_up)
         try:
-            while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
-                if not is_streaming:
-                    is_streaming = True
-                    await exchange.start_events()
-                await exchange.send_event(_as_event(item))
+            reply = await flight.run(answer.tell)
             # Answered, a client may hang up: what waits for its next round goes on waiting.
-            gone.cancel()
-            reply = None if task.cancelled() else task.result()
-            if reply is None:
-                return
-            if is_streaming:
-                await exchange.send_event(encode_event(reply.data))
-                await exchange.end_events()
-            else:
-                await _answer(exchange, reply)
+            connection.forget(hang_up)
+            if reply is not None:
+                await answer.finish(reply)
         finally:
-            gone.cancel()
             # Only the door's own end gets here with the request under way: its bound for calls in hand is over.
-            task.cancel("the node stops")
+            connection.forget(hang_up)
+            answer.abandon()
 
     async def _stream(self, exchange: Exchange, subscription: Subscription, seen: Seen) -> None:
         if len(self._streams) >= self._services.node.settings.limits.sessions:
-            await _answer(exchange, overloaded(subscription.id, "too many subscriptions are open"))
+            await write_reply(exchange, overloaded(subscription.id, "too many subscriptions are open"))
             return
         stream = Outbox(SUBSCRIPTION)
         reader = stream.connect()
         self._streams.add(stream)
         if self._is_closed:
             stream.finish()
-        gone = asyncio.get_running_loop().create_task(exchange.disconnected())
-        gone.add_done_callback(lambda _: stream.finish())
+        exchange.connection.when_lost(stream.finish)
 
         def tell(message: bytes) -> None:
             # Twice the same news is no more than once, where nobody has read it yet.
@@ -176,15 +168,15 @@ class ModernHttp:
         try:
             await exchange.start_events()
             while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
-                await exchange.send_event(_as_event(item))
+                await exchange.send_event(as_event(item))
                 if item is Mark.IDLE:
                     # Who listens is there, though it asks nothing.
                     self._services.node.clients.tell(seen)
-            if not gone.done():
+            if not exchange.connection.is_lost:
                 await exchange.send_event(encode_event(subscription.finish()))
                 await exchange.end_events()
         finally:
-            gone.cancel()
+            exchange.connection.forget(stream.finish)
             beginning.cancel()
             self._streams.discard(stream)
             subscription.drop()
@@ -203,14 +195,6 @@ def _end_if_failed(stream: Outbox, beginning: asyncio.Task[None]) -> None:
         stream.finish()
 
 
-async def _answer(exchange: Exchange, reply: ModernReply) -> None:
-    await exchange.answer(reply.http_status, reply.head, rest=reply.rest)
-
-
 async def _refuse(exchange: Exchange, refused: Refused, id: RawId | None) -> None:
     body = encode_failure(id, code=refused.code, message=refused.message, data=refused.data)
     await exchange.answer(refused.http_status, body)
-
-
-def _as_event(item: Entry | Mark) -> bytes:
-    return _KEEPALIVE_COMMENT if isinstance(item, Mark) else encode_event(item.message)

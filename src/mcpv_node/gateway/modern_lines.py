@@ -7,11 +7,11 @@ from collections.abc import Callable, Coroutine
 
 from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
+    Modern,
     Notification,
     RawId,
     RemoteProtocolError,
     Request,
-    RequestMeta,
     parse_cancelled,
 )
 
@@ -55,9 +55,9 @@ class ModernLines:
         """Whether a request with this id has not been answered."""
         return id in self._flights or id in self._subscriptions
 
-    def receive(self, request: Request, meta: RequestMeta, principal: str, selector: Selector) -> None:
+    def receive(self, request: Request, said: Modern, principal: str, selector: Selector) -> None:
         """Take one request whose id nobody uses."""
-        step = self._front.receive(Asked(request, meta, principal, selector))
+        step = self._front.receive(Asked(request, said.meta, said.params, principal, selector))
         match step:
             case ModernReply():
                 self._write(step.data)

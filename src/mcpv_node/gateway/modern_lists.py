@@ -18,7 +18,6 @@ from mcpv_node.protocol import (
     NAMED_BY,
     SERVER_INFO_KEY,
     ListName,
-    members,
     success_around,
 )
 from mcpv_node.settings import SpecKey
@@ -63,7 +62,7 @@ class ModernLists:
         of, kind = LIST_OF[request.method]
         cursors = Cursors(services.sealer, services.node.clock, asked.principal, asked.selector)
         after = None
-        cursor = None if request.params is None else members(request.params).get("cursor")
+        cursor = asked.params.get("cursor")
         if cursor is not None and bytes(cursor) != b"null":
             after = cursors.parse(of, cursor)
             if after is None:
@@ -88,6 +87,8 @@ class ModernLists:
         """What has to be waited for before there is an answer."""
         node, method = self._services.node, asked.request.method
         world = node.world.world
+        if not world.is_learning:
+            return None
         listed = LIST_OF.get(method)
         kind = KIND_OF.get(method) if listed is None else listed[1]
         if kind is None or not world.snapshot(kind).pending:
@@ -95,7 +96,7 @@ class ModernLists:
         if listed is not None:
             keys, patience = unlearnt_for_list(world, kind, asked.selector), LIST_PATIENCE
         else:
-            name = _text_member(asked.request.params, NAMED_BY[method])
+            name = _text(asked.params.get(NAMED_BY[method]))
             if name is None or name in world.view(kind, asked.selector, asked.profile).targets:
                 return None
             keys = unlearnt_for_call(world, kind, asked.selector, name, node.settings)
@@ -103,8 +104,7 @@ class ModernLists:
         return Lacking(kind, keys, patience) if keys else None
 
 
-def _text_member(params: Raw | None, name: str) -> str | None:
-    raw = None if params is None else members(params).get(name)
+def _text(raw: Raw | None) -> str | None:
     try:
         return None if raw is None else msgspec.json.decode(raw, type=str)
     except msgspec.DecodeError:

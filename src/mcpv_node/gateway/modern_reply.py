@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.world import Selector
@@ -17,7 +17,6 @@ from mcpv_node.protocol import (
     RequestMeta,
     encode_failure,
     modern_http_status,
-    profile_of,
 )
 
 from .calls import RETRY_AFTER, failure_reply
@@ -34,6 +33,7 @@ class Asked(Struct, frozen=True):
 
     request: Request
     meta: RequestMeta
+    params: dict[str, Raw]  # their members
     principal: str
     selector: Selector
     key: str | None = None
@@ -42,7 +42,7 @@ class Asked(Struct, frozen=True):
     @property
     def profile(self) -> ClientProfile:
         """What the client can do, in the one spelling."""
-        return ClientProfile(profile_of(self.meta.capabilities))
+        return ClientProfile(self.meta.profile)
 
 
 class ModernReply(Struct, frozen=True):

@@ -37,6 +37,15 @@ def new_consumer_id() -> ConsumerId:
     return ConsumerId(next(_consumer_numbers))
 
 
+def count_down(counts: Counter[str], principal: str) -> None:
+    """One less; who has none left takes no place."""
+    left = counts[principal] - 1
+    if left:
+        counts[principal] = left
+    else:
+        counts.pop(principal)
+
+
 @dataclass(frozen=True, slots=True)
 class TreeData:
     """One place in the tree and what is below it."""

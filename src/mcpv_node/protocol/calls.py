@@ -13,7 +13,7 @@ from msgspec import Raw
 
 from .envelope import RawId
 from .errors import RemoteProtocolError
-from .meta import PROGRESS_TOKEN, ROUTING_KEY, meta_in, read_progress_token
+from .meta import META, PROGRESS_TOKEN, ROUTING_KEY, RequestMeta, meta_in, read_progress_token
 from .params import subject_in
 from .reading import read_object, read_scalar, read_text
 
@@ -39,14 +39,18 @@ def parse_call(params: Raw | None, method: str = CALL) -> Call:
     if params is None:
         raise RemoteProtocolError(f"{method} has no params")
     found = read_object(params, f"the params of {method}")
+    name = subject_in(method, found) or ""
+    if META not in found:
+        return Call(name, None, None, params, method)
     meta = meta_in(found)
-    return Call(
-        method=method,
-        name=subject_in(method, found) or "",
-        progress_token=read_progress_token(meta),
-        key=read_text(meta, ROUTING_KEY, f'_meta["{ROUTING_KEY}"]') if ROUTING_KEY in meta else None,
-        params=params,
-    )
+    token = read_progress_token(meta)
+    key = read_text(meta, ROUTING_KEY, f'_meta["{ROUTING_KEY}"]') if ROUTING_KEY in meta else None
+    return Call(name, token, key, params, method)
+
+
+def call_of(params: Raw, method: str, found: dict[str, Raw], meta: RequestMeta) -> Call:
+    """The same for a modern request, whose params and `_meta` have been read."""
+    return Call(subject_in(method, found) or "", meta.progress_token, meta.key, params, method)
 
 
 def cancelled(id: int | RawId, reason: str | None = None) -> bytes:

@@ -90,8 +90,12 @@ def parse_message(data: bytes | bytearray | memoryview, *, depth: int = DEFAULT_
     if not isinstance(data, bytes):
         # A view into a buffer that its owner goes on using would change under the reader.
         data = bytes(data)
-    _check_text(data)
-    _check_depth(data, depth)
+    if not _is_utf8(data):
+        # The parser takes the bytes of a string it does not look into as they are.
+        raise EnvelopeError(PARSE_ERROR, "the message is not UTF-8", guess_id(data))
+    # Counting is cheap, and a message with few brackets cannot be deep.
+    if data.count(b"[") + data.count(b"{") > depth and _is_deeper(_brackets(data), depth):
+        raise _too_deep(data, depth)
     try:
         _check_repeated_keys(data)
         found = _decode(data)
@@ -179,12 +183,6 @@ def _params(params: bytes | Raw | None) -> tuple[bytes | Raw, ...]:
     return (b"}",) if params is None else (b',"params":', params, b"}")
 
 
-def _check_text(data: bytes) -> None:
-    # The parser takes the bytes of a string it does not look into as they are.
-    if not _is_utf8(data):
-        raise EnvelopeError(PARSE_ERROR, "the message is not UTF-8", guess_id(data))
-
-
 def _is_utf8(data: bytes) -> bool:
     if data.isascii():
         return True
@@ -193,12 +191,6 @@ def _is_utf8(data: bytes) -> bool:
     except UnicodeDecodeError:
         return False
     return True
-
-
-def _check_depth(data: bytes, depth: int) -> None:
-    # Counting is cheap, and a message with few brackets cannot be deep.
-    if data.count(b"[") + data.count(b"{") > depth and _is_deeper(_brackets(data), depth):
-        raise _too_deep(data, depth)
 
 
 def _brackets(data: bytes) -> bytes:

@@ -33,7 +33,7 @@ from .errors import (
 )
 from .headers import HeaderMismatch, McpHeaders, check_headers
 from .lifecycle import INITIALIZE
-from .meta import VERSION_KEY, RequestMeta, meta_in, read_meta, request_meta_of
+from .meta import VERSION_KEY, RequestMeta, read_meta, request_meta_in
 from .reading import read_object
 from .versions import LEGACY, MODERN
 
@@ -75,9 +75,10 @@ class Legacy(msgspec.Struct, frozen=True):
 
 
 class Modern(msgspec.Struct, frozen=True):
-    """A request that stands for itself and may be served."""
+    """A request that stands for itself and may be served; `params` are the members of its params."""
 
     meta: RequestMeta
+    params: dict[str, Raw]
 
 
 class ModernNotice(msgspec.Struct, frozen=True):
@@ -153,7 +154,7 @@ def _judge_posted_notification(
 def _judge_request(request: Request, headers: McpHeaders | None) -> Modern | Refused:
     try:
         params = {} if request.params is None else read_object(request.params, "params")
-        meta = request_meta_of(meta_in(params))
+        meta = request_meta_in(params)
         if headers is not None:
             check_headers(headers, version=meta.version, method=request.method, params=params)
     except HeaderMismatch as mismatch:
@@ -164,7 +165,7 @@ def _judge_request(request: Request, headers: McpHeaders | None) -> Modern | Ref
         return _unsupported(meta.version)
     if request.method not in MODERN_METHODS:
         return refuse(METHOD_NOT_FOUND, f'version {meta.version} has no method "{request.method}"')
-    return Modern(meta)
+    return Modern(meta, params)
 
 
 def _unsupported(requested: str) -> Refused:

@@ -39,6 +39,7 @@ _OBJECT: Final = ord("{")
 _OWS: Final = " \t"
 _PRINTABLE: Final = re.compile(r"[\x20-\x7e\t]*")
 _PLAIN: Final = re.compile(r"[\x20-\x7e]*")
+_SENTINEL_START: Final = "=?base64?"
 _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
 # No longer than a number anybody means; longer ones are compared as text.
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
@@ -92,8 +93,9 @@ def read_headers(raw: Iterable[tuple[bytes, bytes]]) -> McpHeaders:
 
 def check_headers(headers: McpHeaders, *, version: str, method: str, params: Mapping[str, Raw]) -> None:
     """Compare what every request repeats with its body; raise `HeaderMismatch` at the first difference."""
-    for name in sorted(headers.repeated & _ONCE):
-        raise HeaderMismatch(f"the header {name} came more than once")
+    if headers.repeated:
+        for name in sorted(headers.repeated & _ONCE):
+            raise HeaderMismatch(f"the header {name} came more than once")
     _same("Mcp-Protocol-Version", headers.version, version)
     _same("Mcp-Method", headers.method, method)
     member = NAMED_BY[method] if method in _NAMED else None
@@ -153,8 +155,10 @@ def request_headers(
 
 def decode_value(header: str, value: str) -> str:
     """What a header's value means; raise `HeaderMismatch` when it cannot be read."""
-    if not _PRINTABLE.fullmatch(value):
+    if not (value.isascii() and value.isprintable()) and not _PRINTABLE.fullmatch(value):
         raise HeaderMismatch(f"the header {header} holds characters that are not allowed there")
+    if not value.startswith(_SENTINEL_START):
+        return value
     found = _SENTINEL.fullmatch(value)
     if found is None:
         return value

@@ -7,6 +7,7 @@ carries only what is not the protocol's own business, a progress token for one.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -14,6 +15,7 @@ from msgspec import Raw
 
 from .errors import RemoteProtocolError
 from .log_levels import LOG_LEVELS, is_log_level
+from .profiles import profile_of
 from .reading import check_object, read_object, read_scalar, read_text
 
 META: Final = "_meta"
@@ -37,8 +39,13 @@ CONNECTION_KEYS: Final = frozenset(
 REQUIRED_KEYS: Final = (VERSION_KEY, CAPABILITIES_KEY)
 
 
+# A client says the very same of itself with nearly every request; whoever says ever new things fills no memory.
+REMEMBERED: Final = 256
+REMEMBERED_BYTES: Final = 1024
+
+
 class RequestMeta(msgspec.Struct, frozen=True, kw_only=True):
-    """What a modern request says of itself; the raw values are views into the received bytes."""
+    """What a modern request says of itself."""
 
     version: str
     client_name: str = ""
@@ -46,10 +53,10 @@ class RequestMeta(msgspec.Struct, frozen=True, kw_only=True):
     # In the client's own words, to be passed on as they are; None when it did not say who it is.
     client_info: bytes | None = None
     capabilities: bytes = b"{}"
+    profile: str = ""  # the one text for all spellings of these
     log_level: str | None = None
     progress_token: Raw | None = None
     key: str | None = None
-    members: dict[str, Raw]
 
 
 class _Client(msgspec.Struct, frozen=True):
@@ -60,6 +67,7 @@ class _Client(msgspec.Struct, frozen=True):
 
 
 _NOBODY: Final = _Client()
+_NOTHING: Final = Raw(b"null")
 _decode_client: Final = msgspec.json.Decoder(_Client).decode
 
 
@@ -76,11 +84,22 @@ def meta_in(found: Mapping[str, object]) -> dict[str, Raw]:
 
 def parse_request_meta(params: bytes | Raw | None) -> RequestMeta:
     """Read the `_meta` of a modern request; what is missing or wrong is named. The version may be any."""
-    return request_meta_of(read_meta(params))
+    return request_meta_in({} if params is None else read_object(params, "params"))
 
 
-def request_meta_of(meta: dict[str, Raw]) -> RequestMeta:
-    """The same, from the members of `_meta`."""
+def request_meta_in(found: Mapping[str, Raw]) -> RequestMeta:
+    """The same, of params that have been read."""
+    raw = found.get(META, _NOTHING)
+    said = bytes(raw)
+    return _remembered_meta(said) if len(said) <= REMEMBERED_BYTES else _request_meta(meta_in(found))
+
+
+@lru_cache(REMEMBERED)
+def _remembered_meta(said: bytes) -> RequestMeta:
+    return _request_meta(meta_in({META: Raw(said)}))
+
+
+def _request_meta(meta: dict[str, Raw]) -> RequestMeta:
     missing = [key for key in REQUIRED_KEYS if key not in meta]
     if missing:
         raise RemoteProtocolError(f"_meta must have {' and '.join(missing)}")
@@ -93,10 +112,10 @@ def request_meta_of(meta: dict[str, Raw]) -> RequestMeta:
         client_version=client.version,
         client_info=None if info is None else bytes(info),
         capabilities=bytes(meta[CAPABILITIES_KEY]),
+        profile=profile_of(meta[CAPABILITIES_KEY]),
         log_level=_log_level(meta),
         progress_token=read_progress_token(meta),
         key=_optional_text(meta, ROUTING_KEY, f'_meta["{ROUTING_KEY}"]'),
-        members=meta,
     )
 
 

@@ -66,6 +66,14 @@ def offers(capabilities: bytes | Raw, method: str, params: bytes | Raw | None) -
     return method not in _CLIENT_TASKS or _has(said, "tasks")
 
 
+def answers_questions(capabilities: bytes | Raw) -> bool:
+    """Whether there is anything at all that a server may ask this client."""
+    if capabilities == b"{}":
+        return False
+    said = read_object(capabilities, "the client's capabilities")
+    return any(_has(said, name) for name in ("sampling", "elicitation", "roots"))
+
+
 def offers_extension(capabilities: bytes | Raw, name: str) -> bool:
     """Whether a client or a server declares the extension."""
     return _has(read_object(capabilities, "the capabilities"), "extensions", name)

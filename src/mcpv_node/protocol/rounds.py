@@ -76,7 +76,11 @@ class Retry(msgspec.Struct, frozen=True):
 
 def result_type(result: bytes | Raw) -> ResultType:
     """The kind of a result; servers of the legacy era say none, and mean it is complete."""
-    found = read_object(result, "the server's result")
+    return result_type_in(read_object(result, "the server's result"))
+
+
+def result_type_in(found: Mapping[str, Raw]) -> ResultType:
+    """The same, of a result that has been read."""
     if RESULT_TYPE not in found:
         return ResultType.COMPLETE
     said = read_text(found, RESULT_TYPE, "the resultType of the server's result")
@@ -175,7 +179,11 @@ def url_elicitations(error: bytes | Raw) -> tuple[InputRequest, ...]:
 
 def parse_retry(params: bytes | Raw | None) -> Retry | None:
     """Read what a client brings to the next round; None when this is a first one."""
-    found = {} if params is None else read_object(params, "params")
+    return retry_in({} if params is None else read_object(params, "params"))
+
+
+def retry_in(found: Mapping[str, Raw]) -> Retry | None:
+    """The same, of params that have been read."""
     if INPUT_RESPONSES not in found and REQUEST_STATE not in found:
         return None
     responses = read_object(found[INPUT_RESPONSES], INPUT_RESPONSES) if INPUT_RESPONSES in found else {}

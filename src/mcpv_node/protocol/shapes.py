@@ -20,7 +20,7 @@ from .errors import (
 from .members import members
 from .meta import META, SERVER_INFO_KEY, meta_in
 from .reading import is_there, read_object
-from .rounds import RESULT_TYPE, ResultType, result_type
+from .rounds import RESULT_TYPE, ResultType, result_type_in
 
 CacheScope = Literal["public", "private"]
 
@@ -45,8 +45,9 @@ def to_modern(
     method: str, result: bytes | Raw, *, server_info: bytes, ttl_ms: int, cache_scope: CacheScope
 ) -> bytes:
     """A result for a modern client: what its server did not say of itself is added."""
-    kind = result_type(result)
-    found: dict[str, object] = dict(members(result))
+    said = read_object(result, "the server's result")
+    kind = result_type_in(said)
+    found: dict[str, object] = {**said}
     before = len(found)
     found.setdefault(RESULT_TYPE, kind.value)
     if method in CACHEABLE and kind is ResultType.COMPLETE:
@@ -60,10 +61,11 @@ def to_modern(
 
 def to_legacy(method: str, result: bytes | Raw) -> bytes:
     """A complete result for a legacy client; one that is not complete has no legacy form."""
-    kind = result_type(result)
+    said = read_object(result, "the server's result")
+    kind = result_type_in(said)
     if kind is not ResultType.COMPLETE:
         raise RemoteProtocolError(f"the server answered {method} with a result that is {kind}, not complete")
-    found: dict[str, object] = dict(members(result))
+    found: dict[str, object] = {**said}
     before = len(found)
     found.pop(RESULT_TYPE, None)
     if method in CACHEABLE:

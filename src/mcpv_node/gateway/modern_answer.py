@@ -1,0 +1,87 @@
+"""The answer to one modern request: JSON when the reply is all there is to say, a stream when something comes first.
+
+Nothing is committed until then, or until the client must see a sign of life. Whoever makes one ends with `abandon`,
+which is nothing after `finish`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from mcpv_node.protocol import comment, encode_event
+
+from .asgi import Exchange
+from .modern_reply import ModernReply
+from .outbox import Entry, Mark, Outbox, Reader
+
+# Proxies and NATs forget a connection that is silent for a minute; twice in that time is safe (seconds).
+KEEPALIVE = 25.0
+
+# What the stream is called; no client sees it, for none can be resumed.
+RESPONSE: Final = "response"
+
+SIGN_OF_LIFE: Final = comment("keepalive")
+
+
+class ModernAnswer:
+    """See the module."""
+
+    __slots__ = ("_exchange", "_outbox", "_timer", "_writing")
+
+    def __init__(self, exchange: Exchange) -> None:
+        self._exchange = exchange
+        self._outbox: Outbox | None = None
+        self._writing: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(KEEPALIVE, self._show_life)
+
+    def tell(self, message: bytes) -> None:
+        """Say this before the reply; it gives way to what follows where the client does not read."""
+        self._commit(()).put(message, may_be_dropped=True)
+
+    async def finish(self, reply: ModernReply) -> None:
+        """Answer, and return when the answer has been written."""
+        self._timer.cancel()
+        if self._outbox is None or self._writing is None:
+            await write_reply(self._exchange, reply)
+            return
+        self._outbox.finish()
+        await self._writing
+        await self._exchange.send_event(encode_event(reply.data))
+        await self._exchange.end_events()
+
+    def abandon(self) -> None:
+        """There will be no reply."""
+        self._timer.cancel()
+        if self._outbox is not None and self._writing is not None:
+            self._outbox.finish()
+            self._writing.cancel()
+
+    def _show_life(self) -> None:
+        self._commit((SIGN_OF_LIFE,))
+
+    def _commit(self, opening: tuple[bytes, ...]) -> Outbox:
+        if self._outbox is None:
+            self._timer.cancel()
+            self._outbox = Outbox(RESPONSE)
+            writing = _write(self._exchange, self._outbox.connect(), opening)
+            self._writing = asyncio.get_running_loop().create_task(writing)
+        return self._outbox
+
+
+async def write_reply(exchange: Exchange, reply: ModernReply) -> None:
+    """Answer with what is all there is to say."""
+    await exchange.answer(reply.http_status, reply.head, rest=reply.rest)
+
+
+async def _write(exchange: Exchange, reader: Reader, opening: tuple[bytes, ...]) -> None:
+    await exchange.start_events()
+    for event in opening:
+        await exchange.send_event(event)
+    while (item := await reader.next(KEEPALIVE)) is not Mark.CLOSED:
+        await exchange.send_event(as_event(item))
+
+
+def as_event(item: Entry | Mark) -> bytes:
+    """What is written for what a reader was given."""
+    return SIGN_OF_LIFE if isinstance(item, Mark) else encode_event(item.message)
