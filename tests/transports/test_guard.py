@@ -173,6 +173,19 @@ def test_nothing_left_is_nothing_done(path: Path, prefix: str) -> None:
     assert reap_leftovers(path, prefix, GRACE) == guard.ReapReport((), (), ())
 
 
+def test_a_copy_of_the_locks_descriptor_in_a_fork_does_not_keep_the_next_guard_out(path: Path) -> None:
+    lock = guard.try_guard_lock(path)
+    assert lock is not None
+    copy = os.dup(lock)  # what another node of this process has between its fork and its exec
+
+    guard.free_guard_lock(lock)
+
+    again = guard.try_guard_lock(path)
+    os.close(copy)
+    assert again is not None
+    guard.free_guard_lock(again)
+
+
 def test_a_stranger_with_the_number_of_a_group_of_ours_is_not_touched(path: Path, prefix: str) -> None:
     async def main() -> None:
         sink = RecordingSink()

@@ -468,6 +468,12 @@ def try_guard_lock(ledger: str | os.PathLike[str]) -> int | None:
     return fd
 
 
+def free_guard_lock(lock: int) -> None:
+    """Free the lock that `try_guard_lock` took, also of copies that a fork elsewhere in this process has made."""
+    fcntl.flock(lock, fcntl.LOCK_UN)
+    os.close(lock)
+
+
 # ---- the process itself -------------------------------------------------------------------------------------
 
 

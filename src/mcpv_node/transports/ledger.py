@@ -15,6 +15,7 @@ from .guard import (
     ReapReport,
     current_boot,
     ended_line,
+    free_guard_lock,
     read_ledger,
     reap,
     started_line,
@@ -97,7 +98,7 @@ def reap_leftovers(path: Path, mark_prefix: str, grace: float) -> ReapReport:
         os.close(_write_beside(path, tuple(e for e in entries if e.pgid in surviving), current_boot()))
     finally:
         if lock is not None:
-            os.close(lock)
+            free_guard_lock(lock)
     return report
 
 
