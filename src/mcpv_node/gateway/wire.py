@@ -1,8 +1,8 @@
 """The HTTP server's protocol with two habits changed.
 
-What belongs to one answer goes out in one write. uvicorn writes the head of an answer, and then its body, each with a call to the system; the reader is woken for the
-head and has nothing to read yet. Here an answer is held until it is complete, and a piece of a stream until the turn
-of the loop in which it was written is over.
+What belongs to one answer goes out in one write. uvicorn writes the head of an answer, and then its body, each with a
+call to the system; the reader is woken for the head and has nothing to read yet. Here an answer is held until it is
+complete, and a piece of a stream until the turn of the loop in which it was written is over.
 
 A request finds its connection in its state, and is told by it when the client has gone: a task that waits for that
 costs more than most calls.
