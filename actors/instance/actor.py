@@ -9,6 +9,7 @@ instance is ready, after the first waiter's call has gone out. How the server is
 from __future__ import annotations
 
 import abc
+import random
 from collections.abc import Callable, Mapping
 from enum import Enum
 from types import MappingProxyType
@@ -200,6 +201,8 @@ class Instance(LoopActor[None], abc.ABC):
         self._sweep_at = float("inf")
         self._sweep: Timer | None = None
         self._list_timer: Timer | None = None
+        self._poll_timer: Timer | None = None
+        self._polls_every = 0.0  # seconds; 0: never
         self._start_timer: Timer | None = None
         self._stop_asked = False
         self._retiring: str | None = None
@@ -308,8 +311,7 @@ class Instance(LoopActor[None], abc.ABC):
         self._lists.begin(hello)
         self._to_read = frozenset(KINDS)
         self._list_timer = self.after(LIST_DELAY, ListNow())
-        if self._node.settings.refresh_seconds:
-            self.after(self._node.settings.refresh_seconds, Poll())
+        self._poll_as_configured()
         self._pings.begin(self._id)
 
     @handles(StartTimedOut)
@@ -652,7 +654,16 @@ class Instance(LoopActor[None], abc.ABC):
     def _on_poll(self, _message: Poll) -> None:
         self._to_read |= frozenset(KINDS)
         self._read_lists()
-        self.after(self._node.settings.refresh_seconds, Poll())
+        self._poll_timer = self.after(self._polls_every, Poll())
+
+    def _poll_as_configured(self) -> None:
+        """Have the lists read every `refreshSeconds`; the first time at any moment of that, since many instances start together."""
+        if self._poll_timer is not None:
+            self._poll_timer.cancel()
+            self._poll_timer = None
+        self._polls_every = self._node.settings.refresh_seconds
+        if self._polls_every:
+            self._poll_timer = self.after(random.uniform(0.0, self._polls_every), Poll())
 
     def _on_list_changed(self, kind: Kind) -> None:
         """Only what the server has said it would tell; before the first reading there is nothing to read again."""
@@ -685,6 +696,8 @@ class Instance(LoopActor[None], abc.ABC):
     def _on_respec(self, message: Respec) -> None:
         before, self._spec = self._spec, message.spec
         self._pings.respec(message.spec)
+        if self._phase is Phase.READY and self._polls_every != self._node.settings.refresh_seconds:
+            self._poll_as_configured()
         self._on_respec_done(before)
 
     @handles(StopInstance)

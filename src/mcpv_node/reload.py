@@ -182,11 +182,13 @@ class Reloading:
     ) -> None:
         """The step that cannot fail. Who reads the world from here on sees the new servers, and only them."""
         serving = {_key(running.group): running for running in fresh}
+        # Of the node's own keys the one that runs in the instances.
+        polls_otherwise = difference.settings.refresh_seconds != self.node.settings.refresh_seconds
         for kept in difference.kept:
             running = old[_key(kept.before)]
             running.group = kept.after
             serving[_key(kept.after)] = running
-            if kept.before != kept.after:
+            if kept.before != kept.after or polls_otherwise:
                 running.server.tell(Reconfigure(kept.after, is_edit=kept.is_edit))
         self.groups.assign(serving[_key(group)] for group in enabled_groups(difference.settings))
         servers = with_former(servers_of(self.groups.running), self.node.world.world.servers)

@@ -186,6 +186,21 @@ def test_other_timeouts_hold_for_the_instances_that_run(tmp_path: Path, one: Bad
         assert node.pids(one) in (before, [])
 
 
+def test_servers_that_run_are_asked_for_their_lists_as_often_as_is_configured_now(
+    tmp_path: Path, one: BadServer
+) -> None:
+    entries = [one.entry(activationMode="always-on")]
+    with running_node(tmp_path, entries) as node:
+        node.until_learnt(["one"])
+        pids, learnt = node.pids(one), node.why(one)["lists"]
+
+        write(node, entries, refreshSeconds=0.05)
+
+        assert reload(node) == {"refreshSeconds": "node"}
+        node.until(lambda: node.why(one)["lists"] != learnt, "its lists are read again")
+        assert node.pids(one) == pids
+
+
 def test_a_new_server_that_does_not_start_leaves_all_as_it_was(
     tmp_path: Path, one: BadServer, two: BadServer
 ) -> None:

@@ -7,10 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
 from support.owners import run, until
 from support.sessions import Session, session
 
-from mcpv_node.actors.instance.messages import Lists, ListsFailed
+from mcpv_node.actors.instance.messages import Lists, ListsFailed, Respec
+from mcpv_node.settings import ServerName, ServerSpec
 
 # Counts what it is asked for; `announce` says that the lists of these kinds have changed, `asked` gives the counts.
 SERVER = """
@@ -162,6 +164,27 @@ def test_a_server_that_runs_is_read_again_as_often_as_is_configured(tmp_path: Pa
             await until(lambda: len(told(one, "tools")) >= 3 and len(told(one, "prompts")) >= 3)
 
             assert [lists.again for lists in told(one, "tools")[:3]] == [False, True, True]
+
+    run(main())
+
+
+def test_how_often_it_is_read_again_changes_while_it_runs(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with session(tmp_path, **server({"tools": {}})) as one:
+            await until(lambda: told(one, "tools"))
+            cell = one.home.context.world
+            spec = ServerSpec(name=ServerName("bad"), command="none")
+
+            cell.publish_servers({}, replace(cell.world.settings, refresh_seconds=0.01))
+            one.instance.tell(Respec(spec))
+            await until(lambda: len(told(one, "tools")) >= 4)
+            cell.publish_servers({}, replace(cell.world.settings, refresh_seconds=0.0))
+            one.instance.tell(Respec(spec))
+            # The answer to a call comes after those to all that was asked before it.
+            before = await asked(one)
+            after = [await asked(one) for _ in range(500)]
+
+            assert after == [before] * 500
 
     run(main())
 
