@@ -118,6 +118,9 @@ class NodeKeeper(Actor):  # type: ignore[misc]  # thespian has no types
                 return self._standing(None)
             case Look(signals=signals):
                 ready = None if self._node is None else self._node.take_ready()
+                if ready is not None:
+                    # Its first word: from now on it owes the next.
+                    self._hear(SignOfLife())
                 self._hear_notices()
                 self._look_at_node()
                 for number in signals:
