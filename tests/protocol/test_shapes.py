@@ -71,6 +71,33 @@ def test_what_a_server_says_of_itself_stands() -> None:
     assert modern("tools/list", said) == said
 
 
+@pytest.mark.parametrize(
+    "result",
+    [
+        b'{"content":[],"resultType":"complete"}',
+        b'{"content":[],"result\\u0054ype":"complete"}',
+        b'{"content":[],"_meta":{"a":1}}',
+        b'{"content":[],"\\u005fmeta":{"a":1}}',
+        b'{"content":[{"text":"\\"_meta\\""}]}',
+        b'{"content":[{"_meta":{"a":1}}]}',
+        b'{ "content" : [] }',
+        b'{"content":[]}',
+        b"{}",
+    ],
+)
+def test_each_member_that_is_added_stands_there_once(result: bytes) -> None:
+    shaped = to_modern("tools/call", result, server_info=INFO, ttl_ms=5, cache_scope="private")
+    names: list[str] = []
+    json.loads(shaped, object_pairs_hook=lambda pairs: names.extend(name for name, _ in pairs) or dict(pairs))
+    before = json.loads(result)
+    after = json.loads(shaped)
+
+    assert names.count("resultType") == 1
+    assert names.count("io.modelcontextprotocol/serverInfo") == 1
+    assert after.pop("_meta") == {**before.pop("_meta", {}), **SIGNED}
+    assert after == {**before, "resultType": "complete"}
+
+
 def test_meta_that_is_null_says_nothing() -> None:
     assert modern("tools/call", {"_meta": None})["_meta"] == SIGNED
     assert to_legacy("tools/call", b'{"_meta":null}') == b'{"_meta":null}'

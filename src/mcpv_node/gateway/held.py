@@ -75,7 +75,7 @@ class HeldPort:
         self._tell: Tell | None = tell
         self._open: dict[str, tuple[InputRequest, asyncio.Future[Answer]]] = {}
         self._last = 0
-        self._changed = asyncio.Event()
+        self._changed: asyncio.Event | None = None  # for who waits: most calls ask their client nothing
 
     @property
     def wants_progress(self) -> bool:
@@ -129,12 +129,13 @@ class HeldPort:
 
     def wake(self) -> None:
         """Something is to be looked at: a question, or the end of the call."""
-        self._changed.set()
+        if self._changed is not None:
+            self._changed.set()
 
     async def changed(self) -> None:
-        """Return when something is to be looked at."""
+        """Return when something is to be looked at that was not there before."""
+        self._changed = asyncio.Event()
         await self._changed.wait()
-        self._changed.clear()
 
 
 class HeldCall:

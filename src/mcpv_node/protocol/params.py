@@ -7,6 +7,7 @@ context included; where nothing changes, the very bytes do.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -19,6 +20,8 @@ from .meta import (
     LOG_LEVEL_KEY,
     META,
     PROGRESS_TOKEN,
+    REMEMBERED,
+    REMEMBERED_BYTES,
     VERSION_KEY,
     meta_in,
 )
@@ -128,16 +131,31 @@ def _text(raw: object) -> str | None:
 
 def _set_meta(found: dict[str, object], back: BackMeta | None, progress_token: int | None) -> bool:
     """Put our own keys in the place of the client's; return whether anything changed."""
-    said = meta_in(found)
+    raw = found.get(META)
+    said = bytes(raw) if isinstance(raw, Raw) else b"null"
+    # A token of ours is another with every call; the rest is what a client says all the time.
+    make = _meta_for_back if progress_token is not None or len(said) > REMEMBERED_BYTES else _remembered_meta
+    meta = make(said, back, progress_token)
+    if meta is None:
+        return False
+    found[META] = meta
+    return True
+
+
+def _meta_for_back(client: bytes, back: BackMeta | None, progress_token: int | None) -> Raw | None:
+    """What stands in the place of the `_meta` that a client sent; None where that may pass as it is."""
+    said = meta_in({META: Raw(client)})
     ours = {} if back is None else _back_keys(back)
     if progress_token is not None:
         ours[PROGRESS_TOKEN] = progress_token
     if not ours and _NOT_PASSED.isdisjoint(said):
-        return False
+        return None
     kept = {key: value for key, value in said.items() if key in ours or key not in _NOT_PASSED}
     # What the client said already keeps its place.
-    found[META] = kept | ours
-    return True
+    return Raw(msgspec.json.encode(kept | ours))
+
+
+_remembered_meta: Final = lru_cache(REMEMBERED)(_meta_for_back)
 
 
 def _back_keys(back: BackMeta) -> dict[str, object]:
