@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from mcpv_node.telemetry.metrics import Metrics
+from mcpv_node.telemetry.metrics import Metrics, Timing
 
 NAMES = {
     "mcpv_acquire_refusals_total": ("server", "reason"),
@@ -26,6 +26,7 @@ NAMES = {
     "mcpv_waiters": ("server",),
 }
 TIMED = {name for name in NAMES if name.endswith("_seconds")}
+COUNTED_BY = {"mcpv_calls_total": "mcpv_call_seconds"}
 
 
 def lines(metrics: Metrics) -> list[str]:
@@ -38,8 +39,10 @@ def test_metric_is_published_with_its_labels(name: str) -> None:
     metrics = Metrics()
     values = [f"v{index}" for index in range(len(NAMES[name]))]
 
-    series = getattr(metrics, name.removeprefix("mcpv_"))(*values)
-    series.observe(2) if name in TIMED else series.inc(2)
+    series = getattr(metrics, COUNTED_BY.get(name, name).removeprefix("mcpv_"))(*values)
+    if name in COUNTED_BY:
+        series.observe(0.1)
+    series.observe(2) if isinstance(series, Timing) else series.inc(2)
 
     labels = ",".join(f'{label}="{value}"' for label, value in zip(NAMES[name], values, strict=True))
     sample = f"{name}_sum" if name in TIMED else name
@@ -56,13 +59,13 @@ def test_counter_without_labels_starts_at_zero() -> None:
 
 def test_wrong_number_of_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="label"):
-        Metrics().calls_total("fs")
+        Metrics().call_seconds("fs")
 
 
 def test_series_is_made_once() -> None:
     metrics = Metrics()
 
-    assert metrics.calls_total("fs", "ok") is metrics.calls_total("fs", "ok")
+    assert metrics.call_seconds("fs", "ok") is metrics.call_seconds("fs", "ok")
 
 
 def test_two_nodes_in_one_process_count_apart() -> None:
@@ -76,7 +79,6 @@ def test_two_nodes_in_one_process_count_apart() -> None:
 def test_forgotten_server_has_no_series_left_and_others_keep_theirs() -> None:
     metrics = Metrics()
     for server in ("gone", "stays"):
-        metrics.calls_total(server, "ok").inc()
         metrics.call_seconds(server, "ok").observe(1)
         metrics.queue_wait_seconds(server).observe(1)
         metrics.instance_starts_total(server, "tool_call", "ok").inc()
@@ -96,17 +98,18 @@ def test_forgotten_server_has_no_series_left_and_others_keep_theirs() -> None:
 
 def test_forgotten_server_that_comes_back_counts_from_zero() -> None:
     metrics = Metrics()
-    metrics.calls_total("fs", "ok").inc(5)
+    for _ in range(5):
+        metrics.call_seconds("fs", "ok").observe(1)
 
     metrics.forget_server("fs")
-    metrics.calls_total("fs", "ok").inc()
+    metrics.call_seconds("fs", "ok").observe(1)
 
     assert 'mcpv_calls_total{outcome="ok",server="fs"} 1.0' in lines(metrics)
 
 
 def test_exposition_is_text_without_birth_times() -> None:
     metrics = Metrics()
-    metrics.calls_total("fs", "ok").inc()
+    metrics.call_seconds("fs", "ok").observe(1)
 
     body, content_type = metrics.exposition()
 

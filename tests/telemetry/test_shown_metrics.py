@@ -15,7 +15,7 @@ from support.house import ROOT
 
 from mcpv_node.telemetry import EventKind
 from mcpv_node.telemetry.events import ERRORS, WARNINGS
-from mcpv_node.telemetry.metrics import Counts, Family, Metrics, Timings
+from mcpv_node.telemetry.metrics import Family, Metrics, Timings
 
 PAGE = (ROOT / "docs" / "operations.md").read_text()
 
@@ -31,8 +31,10 @@ def registry() -> dict[str, tuple[str, set[str]]]:
     metrics = Metrics()
     labels: dict[str, set[str]] = {}
     for attribute, one in vars(metrics).items():
-        if isinstance(one, Counts | Family | Timings):
+        if isinstance(one, Family | Timings):
             labels[f"mcpv_{attribute}"] = set(one._label_names)
+        if isinstance(one, Timings) and one._counted_as is not None:
+            labels[one._counted_as[0]] = set(one._label_names)
         elif isinstance(one, Counter):
             labels[f"mcpv_{attribute}"] = set()
     kinds = re.findall(r"^# TYPE (\w+) (\w+)", metrics.exposition()[0].decode(), re.MULTILINE)

@@ -165,10 +165,10 @@ class CallControl:
         if self._askers is not None:
             self._askers.add(server)
 
-    def wait(self) -> None:
-        """The current task waits for a slot from here on."""
+    def wait(self, loop: asyncio.AbstractEventLoop) -> None:
+        """The current task of `loop` waits for a slot from here on."""
         self._instance = None
-        self._waiting = asyncio.current_task()
+        self._waiting = asyncio.current_task(loop)
 
     def send(self, lease: Lease) -> None:
         """The call goes to its instance now."""
@@ -249,10 +249,8 @@ async def perform_call(
     answer: Answer | CallFailure
     try:
         answer = await trip.go()
-        if _deserves_another_try(answer, route) and not control.is_cancelled():
-            answer = await trip.go()
-        if not control.is_cancelled() and _was_misdescribed(answer, trip) and await trip.list_again():
-            answer = await trip.go()
+        if not (isinstance(answer, Answer) and answer.error is None):
+            answer = await _try_again(trip, answer)
         if port is not None and caller.era is Era.LEGACY and trip.is_modern:
             answer = await finish_rounds(trip, port, answer)
         answer = _shaped(trip, answer)
@@ -261,7 +259,6 @@ async def perform_call(
         control.end()
         if control.is_cancelled():
             outcome = CANCELLED
-        node.metrics.calls_total(server.spec.name, outcome).inc()
         took = node.clock.monotonic() - arrived
         node.metrics.call_seconds(server.spec.name, outcome).observe(took)
         if trace is not None:
@@ -273,6 +270,15 @@ async def perform_call(
             EventKind.CALL_FAILED, server=server.spec.name, reason=str(answer.reason), client=caller.client
         )
     return reply
+
+
+async def _try_again(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
+    """Have the request made once more, where what came instead of a result is a reason to."""
+    if _deserves_another_try(answer, trip.route) and not trip.control.is_cancelled():
+        answer = await trip.go()
+    if not trip.control.is_cancelled() and _was_misdescribed(answer, trip) and await trip.list_again():
+        answer = await trip.go()
+    return answer
 
 
 def _audited(node: NodeContext, caller: Caller, route: Route, outcome: str, took: float) -> Audited:
@@ -378,7 +384,7 @@ class Trip:
 
     async def go(self) -> Answer | CallFailure:
         for _ in range(MAX_LATE_LEASES):
-            self.control.wait()
+            self.control.wait(self.node.system.loop)
             lease = await self._acquire()
             if isinstance(lease, CallFailure) and self.instance is not None and _is_gone(lease):
                 # What it held may be of use to another, or the server says that it is not.
@@ -416,7 +422,7 @@ class Trip:
         entry, lease, node = self.route.entry, self.served, self.node
         assert entry is not None
         assert lease is not None
-        self.control.wait()
+        self.control.wait(node.system.loop)
         bound = min(LIST_AGAIN_BOUND, self.ends - node.clock.monotonic())
         with suppress(ActorError):  # too slow, or it restarts: the server's answer has to do
             read = asyncio.ensure_future(

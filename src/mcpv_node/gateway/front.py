@@ -211,7 +211,7 @@ class Front:
         control = self._flights[step.id]
         try:
             if isinstance(step, LearningStep):
-                control.wait()
+                control.wait(self._services.node.system.loop)
                 await wait_for_first_lists(self._services.node, step.kind, step.keys, step.patience)
                 self.forget(step)
                 following = self._on_request(step.request, step.key, is_patient=False)
@@ -416,7 +416,7 @@ class Front:
         self, step: CallStep | WatchStep, control: CallControl, emit: Emit, gone: Gone | None
     ) -> CallReply:
         if isinstance(step, WatchStep):
-            control.wait()
+            control.wait(self._services.node.system.loop)
             return await watch_resource(
                 self._services.node,
                 consumer=self._consumer,

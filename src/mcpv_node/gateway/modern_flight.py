@@ -172,7 +172,7 @@ class ModernFlight:
     async def _learn(self) -> None:
         lacking = self._lists.lacking(self._asked)
         if lacking is not None:
-            self._control.wait()
+            self._control.wait(self._services.node.system.loop)
             await wait_for_first_lists(self._services.node, lacking.kind, lacking.keys, lacking.patience)
             self._control.end()
 

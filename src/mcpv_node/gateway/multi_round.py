@@ -96,7 +96,7 @@ async def _ask_in_time(
     """Ask, or pause, as long as the whole call may take; meanwhile whoever cancels it cancels this."""
     name = trip.server.spec.name
     kept = new_lease_id()
-    trip.control.wait()
+    trip.control.wait(trip.node.system.loop)
     try:
         async with asyncio.timeout(max(0.0, trip.ends - trip.node.clock.monotonic())):
             await _keep(trip, kept, served)

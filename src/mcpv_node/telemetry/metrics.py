@@ -4,8 +4,8 @@ One `Metrics` per node: two nodes in one host, or a host with metrics of its own
 typed attribute that takes its labels in the order given here and remembers the series it made, so that counting
 and timing a call costs less than a microsecond:
 
-    metrics.calls_total("fs", "ok").inc()
     metrics.call_seconds("fs", "ok").observe(0.012)
+    metrics.instance_restarts_total("fs").inc()
 
 Labels are bounded: names of configured servers, words of closed sets, names of actor classes. Whoever removes a
 server calls `forget_server`, so that its series do not stay for ever.
@@ -14,7 +14,7 @@ server calls `forget_server`, so that its series do not stay for ever.
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from itertools import accumulate
 from typing import Generic, Literal, TypeVar
 
@@ -58,7 +58,6 @@ START_BUCKETS = (0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120)
 REBUILD_BUCKETS = (0.0001, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.1, 0.5)
 
 _Kind = TypeVar("_Kind", bound=MetricWrapperBase)
-_One = TypeVar("_One")
 
 
 class Family(Generic[_Kind]):
@@ -95,7 +94,7 @@ class Family(Generic[_Kind]):
 
 class Timing:
     """One series of times. The library's own takes a lock and looks at every bucket: most of what a call's metrics
-    would cost. This one, as `Count`, belongs to the loop's thread.
+    would cost. This one belongs to the loop's thread.
     """
 
     __slots__ = ("_bounds", "counts", "sum")
@@ -111,40 +110,36 @@ class Timing:
         self.sum += seconds
 
 
-class Count:
-    """One series that is counted with every call: see `Timing`."""
+class Timings(Collector):
+    """A histogram and its series, one for each combination of labels met so far.
 
-    __slots__ = ("value",)
+    `counted_as` is the name and the meaning of a counter of the same, which what is timed need not be told, too.
+    """
 
-    def __init__(self) -> None:
-        self.value = 0
-
-    def inc(self, more: int = 1) -> None:
-        """Count so many more."""
-        self.value += more
-
-
-class _Collected(Collector, Generic[_One]):
-    """A metric of our own and its series, one for each combination of labels met so far."""
-
-    __slots__ = ("_label_names", "_make", "_meaning", "_name", "_series")
+    __slots__ = ("_bounds", "_counted_as", "_label_names", "_meaning", "_name", "_series")
 
     def __init__(
-        self, name: str, meaning: str, label_names: tuple[str, ...], make: Callable[[], _One]
+        self,
+        name: str,
+        meaning: str,
+        bounds: tuple[float, ...],
+        label_names: tuple[str, ...],
+        counted_as: tuple[str, str] | None = None,
     ) -> None:
         self._name = name
         self._meaning = meaning
+        self._bounds = bounds
         self._label_names = label_names
-        self._make = make
-        self._series: dict[tuple[str, ...], _One] = {}
+        self._counted_as = counted_as
+        self._series: dict[tuple[str, ...], Timing] = {}
 
-    def __call__(self, *labels: str) -> _One:
+    def __call__(self, *labels: str) -> Timing:
         """Give the series with these labels, in the order of the metric's label names."""
         series = self._series.get(labels)
         if series is None:
             if len(labels) != len(self._label_names):
                 raise ValueError(f"{self._name} has the labels {', '.join(self._label_names)}")
-            series = self._series[labels] = self._make()
+            series = self._series[labels] = Timing(self._bounds)
         return series
 
     def forget(self, label_name: str, value: str) -> None:
@@ -153,20 +148,13 @@ class _Collected(Collector, Generic[_One]):
             position = self._label_names.index(label_name)
             self._series = {labels: one for labels, one in self._series.items() if labels[position] != value}
 
-
-class Timings(_Collected[Timing]):
-    """A histogram."""
-
-    __slots__ = ("_bounds",)
-
-    def __init__(
-        self, name: str, meaning: str, bounds: tuple[float, ...], label_names: tuple[str, ...]
-    ) -> None:
-        super().__init__(name, meaning, label_names, lambda: Timing(bounds))
-        self._bounds = bounds
-
     def collect(self) -> Iterable[Metric]:
         """What the registry asks for: all series as they are now."""
+        if self._counted_as is not None:
+            counter = CounterMetricFamily(*self._counted_as, labels=self._label_names)
+            for labels, series in self._series.items():
+                counter.add_metric(labels, sum(series.counts))
+            yield counter
         family = HistogramMetricFamily(self._name, self._meaning, labels=self._label_names)
         names = [*(str(float(bound)) for bound in self._bounds), "+Inf"]
         for labels, series in self._series.items():
@@ -175,31 +163,18 @@ class Timings(_Collected[Timing]):
         yield family
 
 
-class Counts(_Collected[Count]):
-    """A counter."""
-
-    __slots__ = ()
-
-    def __init__(self, name: str, meaning: str, label_names: tuple[str, ...]) -> None:
-        super().__init__(name, meaning, label_names, Count)
-
-    def collect(self) -> Iterable[Metric]:
-        """What the registry asks for: all series as they are now."""
-        family = CounterMetricFamily(self._name, self._meaning, labels=self._label_names)
-        for labels, series in self._series.items():
-            family.add_metric(labels, series.value)
-        yield family
-
-
 class Metrics:
     """All metrics of one node."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry(auto_describe=False)
-        self.calls_total = Counts("mcpv_calls_total", "Calls, by how they ended.", ("server", "outcome"))
-        self._registry.register(self.calls_total)
         self.call_seconds = self._histogram(
-            "mcpv_call_seconds", "From a call's arrival to its answer.", CALL_BUCKETS, "server", "outcome"
+            "mcpv_call_seconds",
+            "From a call's arrival to its answer.",
+            CALL_BUCKETS,
+            "server",
+            "outcome",
+            counted_as=("mcpv_calls_total", "Calls, by how they ended."),
         )
         self.queue_wait_seconds = self._histogram(
             "mcpv_queue_wait_seconds", "How long calls waited for a slot.", WAIT_BUCKETS, "server"
@@ -241,7 +216,6 @@ class Metrics:
 
     def forget_server(self, server: str) -> None:
         """Drop the series of a server that was removed."""
-        self.calls_total.forget("server", server)
         for family in (self.instance_starts_total, self.instance_stops_total):
             family.forget("server", server)
         for family in (self.instance_restarts_total, self.acquire_refusals_total):
@@ -264,8 +238,15 @@ class Metrics:
     def _gauge(self, name: str, meaning: str, *labels: str) -> Family[Gauge]:
         return Family(Gauge(name, meaning, labels, registry=self._registry), labels)
 
-    def _histogram(self, name: str, meaning: str, buckets: tuple[float, ...], *labels: str) -> Timings:
-        timings = Timings(name, meaning, buckets, labels)
+    def _histogram(
+        self,
+        name: str,
+        meaning: str,
+        buckets: tuple[float, ...],
+        *labels: str,
+        counted_as: tuple[str, str] | None = None,
+    ) -> Timings:
+        timings = Timings(name, meaning, buckets, labels, counted_as)
         self._registry.register(timings)
         return timings
 
