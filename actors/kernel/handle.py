@@ -68,8 +68,9 @@ class Handle(Generic[M_contra]):
         Raises AskTimeout, ActorDead, ActorRestarted (twice in one ask), MailboxFull, UnhandledMessage.
         """
         system = self.cell.system
-        loop = asyncio.get_running_loop()
-        if loop is not system.loop:
+        loop = system.loop
+        # It runs, on this very thread, so it is the one that this coroutine runs on.
+        if not (system.on_loop_thread() and loop.is_running()):
             return await self._ask_from_elsewhere(request, timeout)
         port = self._send(request)
         if port.is_settled and port.error is None:
@@ -89,13 +90,14 @@ class Handle(Generic[M_contra]):
     async def _wait(self, port: LoopPort[R], deadline: float, timeout: float) -> R:
         system = self.cell.system
         future = port.wait(system.loop)
-        system.deadlines.add(future, deadline)
+        overdue = port.overdue
+        system.deadlines.add(overdue, deadline)
         try:
             return await future
         except Overdue:
             raise AskTimeout(f"{self.name} did not answer within {timeout:g} s") from None
         finally:
-            system.deadlines.remove(future)
+            system.deadlines.remove(overdue)
 
     def ask_blocking(self, request: Request[R], timeout: float) -> R:
         """`ask` for a thread that may block; refused on the node's own loop thread with WrongThread."""

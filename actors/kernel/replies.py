@@ -18,6 +18,7 @@ import pykka
 from loguru import logger
 from msgspec import Struct
 
+from .deadlines import Overdue
 from .errors import WrongThread
 
 R = TypeVar("R")
@@ -57,6 +58,10 @@ class LoopPort(Struct, Generic[R], eq=False):
         self.error = error
         if self._future is not None and not self._future.done():
             self._future.set_exception(error)
+
+    def overdue(self) -> None:
+        """It has not come in time."""
+        self.fail(Overdue())
 
     def result(self) -> R:
         """The answer that has come."""

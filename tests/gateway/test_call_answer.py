@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
+from types import SimpleNamespace
 from typing import Any
 
 from support.fake_servers import run, until
 from support.fakes import FakeClock
 
+from mcpv_node.actors.kernel import ActorSystem
 from mcpv_node.gateway.asgi import Exchange
 from mcpv_node.gateway.call_answer import CallAnswer
 from mcpv_node.gateway.heads import CONNECTION, Connection
@@ -61,10 +63,14 @@ def check(scenario: Callable[[FakeClient, CallAnswer], Coroutine[Any, Any, None]
 
     async def main() -> None:
         client = FakeClient()
-        answer = CallAnswer(client.exchange, client.session, FakeClock())
+        clock = FakeClock()
+        system = ActorSystem(asyncio.get_running_loop(), clock=clock)
+        node: Any = SimpleNamespace(clock=clock, system=system)
+        answer = CallAnswer(client.exchange, client.session, node)
         await scenario(client, answer)
         answer.abandon()
         await until(lambda: len(asyncio.all_tasks()) == 1)
+        system.close()
 
     run(main)
 

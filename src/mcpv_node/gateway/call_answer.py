@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 
-from mcpv_node.telemetry import Clock
+from mcpv_node.actors.context import NodeContext
 
 from .asgi import Exchange
 from .outbox import Mark, Outbox, Reader
@@ -27,18 +27,18 @@ RESUMABLE_AFTER = 5.0
 class CallAnswer:
     """See the module. Whoever makes one ends with `abandon`, which is nothing after `finish`."""
 
-    __slots__ = ("_clock", "_exchange", "_is_over", "_outbox", "_presence", "_session", "_timer", "_writing")
+    __slots__ = ("_exchange", "_is_over", "_node", "_outbox", "_presence", "_session", "_writing")
 
-    def __init__(self, exchange: Exchange, session: Session, clock: Clock) -> None:
+    def __init__(self, exchange: Exchange, session: Session, node: NodeContext) -> None:
         self._exchange = exchange
         self._session = session
-        self._clock = clock
+        self._node = node
         self._outbox: Outbox | None = None
         self._presence: Presence | None = None
         self._writing: asyncio.Task[None] | None = None
         self._is_over = False
         patience = RESUMABLE_AFTER if session.primes else KEEPALIVE
-        self._timer = asyncio.get_running_loop().call_later(patience, self._commit)
+        node.system.deadlines.add(self._commit, node.system.loop.time() + patience)
 
     def emit(self, message: bytes, *, may_be_dropped: bool) -> bool:
         """Say this before the answer, on the call's own stream.
@@ -63,9 +63,9 @@ class CallAnswer:
     async def finish(self, reply: bytes | None) -> None:
         """Answer, and return when the answer has been written; None: the client has cancelled, there is none."""
         self._is_over = True
-        self._timer.cancel()
+        self._node.system.deadlines.remove(self._commit)
         if self._outbox is not None and self._writing is not None:
-            self._session.streams.finish(self._outbox, reply, self._clock.monotonic())
+            self._session.streams.finish(self._outbox, reply, self._node.clock.monotonic())
             await self._writing
         elif reply is not None:
             await self._exchange.answer(200, reply)
@@ -79,18 +79,18 @@ class CallAnswer:
         if self._is_over:
             return
         self._is_over = True
-        self._timer.cancel()
+        self._node.system.deadlines.remove(self._commit)
         if self._outbox is not None and self._writing is not None:
-            self._session.streams.finish(self._outbox, None, self._clock.monotonic())
+            self._session.streams.finish(self._outbox, None, self._node.clock.monotonic())
             self._writing.cancel()
 
     def _commit(self) -> Outbox:
         if self._outbox is None:
-            self._timer.cancel()
+            self._node.system.deadlines.remove(self._commit)
             self._presence = Presence()
             self._outbox = self._session.streams.open(self._presence)
             writing = write_events(self._exchange, self._outbox.connect(), primes=self._session.primes)
-            self._writing = asyncio.get_running_loop().create_task(writing)
+            self._writing = self._node.system.loop.create_task(writing)
         return self._outbox
 
 

@@ -185,7 +185,7 @@ class McpEndpoint:
         return self._call(exchange, session, step)
 
     async def _call(self, exchange: Exchange, session: Session, step: RunStep) -> None:
-        answer = CallAnswer(exchange, session, self._services.node.clock)
+        answer = CallAnswer(exchange, session, self._services.node)
         try:
             await answer.finish(await session.front.run_call(step, answer.emit, answer.wait_gone))
         finally:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import Final
 
+from mcpv_node.actors.kernel import ActorSystem
 from mcpv_node.protocol import comment, encode_event
 
 from .asgi import Exchange
@@ -27,13 +28,14 @@ SIGN_OF_LIFE: Final = comment("keepalive")
 class ModernAnswer:
     """See the module."""
 
-    __slots__ = ("_exchange", "_outbox", "_timer", "_writing")
+    __slots__ = ("_exchange", "_outbox", "_system", "_writing")
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, system: ActorSystem) -> None:
         self._exchange = exchange
+        self._system = system
         self._outbox: Outbox | None = None
         self._writing: asyncio.Task[None] | None = None
-        self._timer = asyncio.get_running_loop().call_later(KEEPALIVE, self._show_life)
+        system.deadlines.add(self._show_life, system.loop.time() + KEEPALIVE)
 
     def tell(self, message: bytes) -> None:
         """Say this before the reply; it gives way to what follows where the client does not read."""
@@ -41,7 +43,7 @@ class ModernAnswer:
 
     async def finish(self, reply: ModernReply) -> None:
         """Answer, and return when the answer has been written."""
-        self._timer.cancel()
+        self._system.deadlines.remove(self._show_life)
         if self._outbox is None or self._writing is None:
             await write_reply(self._exchange, reply)
             return
@@ -52,7 +54,7 @@ class ModernAnswer:
 
     def abandon(self) -> None:
         """There will be no reply."""
-        self._timer.cancel()
+        self._system.deadlines.remove(self._show_life)
         if self._outbox is not None and self._writing is not None:
             self._outbox.finish()
             self._writing.cancel()
@@ -62,10 +64,10 @@ class ModernAnswer:
 
     def _commit(self, opening: tuple[bytes, ...]) -> Outbox:
         if self._outbox is None:
-            self._timer.cancel()
+            self._system.deadlines.remove(self._show_life)
             self._outbox = Outbox(RESPONSE)
             writing = _write(self._exchange, self._outbox.connect(), opening)
-            self._writing = asyncio.get_running_loop().create_task(writing)
+            self._writing = self._system.loop.create_task(writing)
         return self._outbox
 
 

@@ -131,7 +131,7 @@ class ModernHttp:
         return seen
 
     async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
-        answer = ModernAnswer(exchange)
+        answer = ModernAnswer(exchange, self._services.node.system)
         connection = exchange.connection
         hang_up = partial(flight.cancel, "the client hung up")
         connection.when_lost(hang_up)

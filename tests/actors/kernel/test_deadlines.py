@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 from collections.abc import Callable
 
 import pytest
 
-from mcpv_node.actors.kernel.deadlines import COARSENESS, Deadlines, Overdue
+from mcpv_node.actors.kernel.deadlines import COARSENESS, Deadlines
 
 
 class FakeTimer:
@@ -63,63 +62,74 @@ def deadlines(clock: FakeLoop) -> Deadlines:
     return Deadlines(clock)  # type: ignore[arg-type]
 
 
-def wait_until(deadlines: Deadlines, deadline: float) -> asyncio.Future[None]:
-    future: asyncio.Future[None] = asyncio.Future(loop=asyncio.new_event_loop())
-    future.get_loop().close()
-    deadlines.add(future, deadline)
-    return future
+class Wait:
+    """Somebody who waits."""
 
+    def __init__(self, deadlines: Deadlines, deadline: float) -> None:
+        self.calls = 0
+        deadlines.add(self.due, deadline)
 
-def is_overdue(wait: asyncio.Future[None]) -> bool:
-    return wait.done() and isinstance(wait.exception(), Overdue)
+    def due(self) -> None:
+        self.calls += 1
 
 
 def test_a_wait_ends_at_its_deadline_and_not_before(clock: FakeLoop, deadlines: Deadlines) -> None:
-    wait = wait_until(deadlines, 105.0)
+    wait = Wait(deadlines, 105.0)
 
     clock.pass_time(4.999)
-    assert not wait.done()
+    assert not wait.calls
 
     clock.pass_time(0.001)
-    assert is_overdue(wait)
+    assert wait.calls == 1
 
 
 def test_a_nearer_deadline_is_not_kept_by_those_that_came_before(
     clock: FakeLoop, deadlines: Deadlines
 ) -> None:
-    late, soon = wait_until(deadlines, 200.0), wait_until(deadlines, 101.0)
+    late, soon = Wait(deadlines, 200.0), Wait(deadlines, 101.0)
 
     clock.pass_time(1.0)
 
-    assert is_overdue(soon)
-    assert not late.done()
+    assert soon.calls == 1
+    assert not late.calls
 
 
 def test_each_of_many_ends_at_most_the_coarseness_late(clock: FakeLoop, deadlines: Deadlines) -> None:
-    waits = [(101.0 + number / 1000, wait_until(deadlines, 101.0 + number / 1000)) for number in range(200)]
+    waits = [(101.0 + number / 1000, Wait(deadlines, 101.0 + number / 1000)) for number in range(200)]
 
-    while not all(wait.done() for _, wait in waits):
+    while not all(wait.calls for _, wait in waits):
         clock.pass_time(0.001)
         for deadline, wait in waits:
-            assert wait.done() or clock.now < deadline + COARSENESS + 0.001
-            assert not wait.done() or clock.now >= deadline - 0.0005
+            assert wait.calls or clock.now < deadline + COARSENESS + 0.001
+            assert not wait.calls or clock.now >= deadline - 0.0005
 
     assert clock.rings <= 0.2 / COARSENESS + 2
 
 
 def test_who_does_not_wait_any_more_is_left_alone(clock: FakeLoop, deadlines: Deadlines) -> None:
-    gone, other = wait_until(deadlines, 101.0), wait_until(deadlines, 102.0)
+    gone, other = Wait(deadlines, 101.0), Wait(deadlines, 102.0)
 
-    deadlines.remove(gone)
+    deadlines.remove(gone.due)
     clock.pass_time(5.0)
 
-    assert not gone.done()
-    assert is_overdue(other)
+    assert not gone.calls
+    assert other.calls == 1
     assert clock.next_ring() == math.inf
 
 
+def test_who_is_called_may_end_the_wait_of_another(clock: FakeLoop, deadlines: Deadlines) -> None:
+    other = Wait(deadlines, 101.0)
+    deadlines.remove(other.due)
+    deadlines.add(lambda: deadlines.remove(other.due), 101.0)
+    deadlines.add(other.due, 101.0)
+
+    clock.pass_time(5.0)
+
+    assert not other.calls
+
+
 def test_nothing_rings_after_the_end(clock: FakeLoop, deadlines: Deadlines) -> None:
-    wait_until(deadlines, 101.0)
+    Wait(deadlines, 101.0)
 
     deadlines.close()
 
