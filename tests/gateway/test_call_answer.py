@@ -11,7 +11,7 @@ from support.fake_servers import run, until
 from support.fakes import FakeClock
 
 from mcpv_node.actors.kernel import ActorSystem
-from mcpv_node.gateway.asgi import Exchange
+from mcpv_node.gateway.asgi import AsgiExchange
 from mcpv_node.gateway.call_answer import CallAnswer
 from mcpv_node.gateway.heads import CONNECTION, Connection
 from mcpv_node.gateway.sessions import Session, SessionId
@@ -36,7 +36,7 @@ class FakeClient:
         self._gone = asyncio.Event()
         self._connection = Connection()
         scope = {"method": "POST", "path": "/mcp", "headers": [], "state": {CONNECTION: self._connection}}
-        self.exchange = Exchange(scope, self._receive, self._send)
+        self.exchange = AsgiExchange(scope, self._receive, self._send)
         self.session = Session(SessionId("s"), now=0.0)
         self.session.front = FakeFront()  # type: ignore[assignment]
 

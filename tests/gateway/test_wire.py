@@ -16,7 +16,7 @@ class Recorder:
         self.closed = False
 
     def writelines(self, pieces: list[bytes]) -> None:
-        self.writes.append(pieces)
+        self.writes.append([*pieces])
 
     def is_closing(self) -> bool:
         return self.closed

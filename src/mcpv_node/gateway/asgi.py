@@ -5,13 +5,17 @@ No framework stands between the HTTP server and `/mcp`; this is what would be le
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, MutableMapping
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from functools import lru_cache
-from typing import Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
 
-from .heads import AUTHORIZATION, CONNECTION, CONTENT_LENGTH, Connection, Head, Headers, first_of_each
+from .heads import CONNECTION, CONTENT_LENGTH, Connection, Head, Headers, headers_in, take_own
+
+if TYPE_CHECKING:
+    from .auth import Authority
 
 Scope: TypeAlias = MutableMapping[str, Any]
 AsgiMessage: TypeAlias = MutableMapping[str, Any]
@@ -54,82 +58,133 @@ class Disconnected(Exception):
     """The client went away before it had sent everything."""
 
 
-class Exchange:
-    """One request and the answer to it."""
+class Exchange(ABC):
+    """One request and the answer to it.
 
-    __slots__ = (
-        "_authorization",
-        "_length",
-        "_receive",
-        "_send",
-        "head",
-        "is_started",
-        "method",
-        "path",
-        "scope",
-    )
+    `own` are the headers that are no part of its head; `authority` is whose it is, once that is known; `on_status` is
+    told the status of the answer when it goes out.
+    """
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self.scope = scope
-        self.method: str = scope["method"]
-        self.path: str = scope["path"]
-        self._receive = receive
-        self._send = send
+    __slots__ = ("authority", "connection", "head", "is_started", "method", "on_status", "own", "path")
+
+    def __init__(self, head: Head, own: dict[bytes, str], connection: Connection) -> None:
+        self.head = head
+        self.own = own
+        self.method = head.method
+        self.path = head.path
+        self.connection = connection  # what it came on
+        self.authority: Authority | None = None
+        self.on_status: Callable[[Exchange, int], None] | None = None
         self.is_started = False  # something of the answer has gone out
-        lines: Headers = scope["headers"]
-        headers = dict(lines)
-        is_repeated = len(headers) != len(lines)
-        if is_repeated:
-            headers = first_of_each(lines)
-        self._length = headers.pop(CONTENT_LENGTH, b"")
-        self._authorization = headers.pop(AUTHORIZATION, None)
-        self.head = self._known(headers, is_repeated=is_repeated) or Head(
-            self.method, self.path, headers, is_repeated=is_repeated
-        )
+
+    @property
+    @abstractmethod
+    def lines(self) -> Iterable[tuple[bytes, bytes]]:
+        """All headers, line by line."""
+
+    @property
+    @abstractmethod
+    def client(self) -> str:
+        """The address it came from, "" where there is none."""
+
+    @property
+    @abstractmethod
+    def is_tls(self) -> bool: ...
+
+    @abstractmethod
+    async def body(self, limit: int) -> bytes:
+        """The whole body; TooLarge as soon as it is known to be more than `limit` bytes."""
+
+    @abstractmethod
+    async def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        rest: tuple[bytes, ...] = (),
+        content_type: bytes = JSON,
+        headers: Headers | None = None,
+    ) -> None:
+        """Answer with one body, whose `rest` may follow in pieces."""
+
+    @abstractmethod
+    async def start_stream(self, headers: Headers) -> None:
+        """Answer with a body that comes piece by piece."""
+
+    @abstractmethod
+    async def send_event(self, data: bytes) -> None:
+        """Send bytes of the stream; waits while the client does not read."""
+
+    @abstractmethod
+    async def end_events(self) -> None: ...
 
     def remember_head(self) -> None:
         """It has been let in: the next request on this connection may have the same head."""
-        if not self.head.is_repeated:
+        if not self.head.repeated:
             self.head.is_ours = True
             self.connection.head = self.head
 
-    def _known(self, headers: dict[bytes, bytes], *, is_repeated: bool) -> Head | None:
-        """The head of the request before on this connection, where it is the very same."""
-        state = self.scope.get("state")
-        connection: Connection | None = None if state is None else state.get(CONNECTION)
-        known = None if connection is None or is_repeated else connection.head
-        if known is None or known.headers != headers or known.is_repeated:
-            return None
-        return known if known.path == self.path and known.method == self.method else None
+    def header(self, name: bytes) -> str | None:
+        """The value of a header, by its lower-case name; one that is the request's own is in `own`."""
+        value = self.head.headers.get(name)
+        return None if value is None else value.decode("latin-1").strip()
+
+    async def problem(self, status: int, detail: str, *, headers: Headers | None = None) -> None:
+        """Answer with an error after RFC 9457."""
+        body = msgspec.json.encode(
+            {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
+        )
+        await self.answer(status, body, content_type=PROBLEM, headers=headers)
+
+    async def start_events(self, headers: Headers | None = None) -> None:
+        """Begin a stream of events."""
+        lines: Headers = [
+            (b"content-type", SSE),
+            (b"cache-control", b"no-store"),
+            # A proxy that collects the stream before it passes it on makes it useless.
+            (b"x-accel-buffering", b"no"),
+        ]
+        await self.start_stream(lines + headers if headers else lines)
+
+    def begins(self, status: int) -> None:
+        """The answer goes out now."""
+        self.is_started = True
+        if self.on_status is not None:
+            self.on_status(self, status)
+
+
+class AsgiExchange(Exchange):
+    """One that came through the HTTP server's ASGI interface."""
+
+    __slots__ = ("_receive", "_send", "scope")
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self._receive = receive
+        self._send = send
+        lines: Headers = scope["headers"]
+        headers, repeated = headers_in(lines)
+        own = take_own(headers)
+        head = Head(scope["method"], scope["path"], headers, repeated)
+        connection: Connection = scope["state"][CONNECTION]
+        super().__init__(connection.same_as(head) or head, own, connection)
 
     @property
-    def connection(self) -> Connection:
-        """What it came on."""
-        connection: Connection = self.scope["state"][CONNECTION]
-        return connection
+    def lines(self) -> Iterable[tuple[bytes, bytes]]:
+        lines: Headers = self.scope["headers"]
+        return lines
+
+    @property
+    def client(self) -> str:
+        address = self.scope.get("client")
+        return "" if address is None else str(address[0])
 
     @property
     def is_tls(self) -> bool:
         return bool(self.scope.get("scheme") == "https")
 
-    @property
-    def authorization(self) -> str | None:
-        """The value of the Authorization header."""
-        return _text(self._authorization)
-
-    def header(self, name: bytes) -> str | None:
-        """The value of another header, by its lower-case name."""
-        return _text(self.head.headers.get(name))
-
-    def count(self, name: bytes) -> int:
-        """How often a header stands in the request."""
-        if not self.head.is_repeated:
-            return int(name in self.head.headers)
-        return sum(1 for other, _ in self.scope["headers"] if other == name)
-
     async def body(self, limit: int) -> bytes:
-        """The whole body; TooLarge as soon as it is known to be more than `limit` bytes."""
-        declared = self._length
+        declared = self.own.get(CONTENT_LENGTH, "")
         if declared.isdigit() and (len(declared) > len(str(limit)) or int(declared) > limit):
             raise TooLarge
         chunks: list[bytes] = []
@@ -151,9 +206,13 @@ class Exchange:
         while (await self._receive())["type"] != "http.disconnect":
             pass
 
-    async def send(self, message: AsgiMessage) -> None:
-        """For an application that answers by itself."""
-        self.is_started = True
+    async def pass_on(self, app: AsgiApp, more: Mapping[str, Any]) -> None:
+        """Have another application answer it, with `more` in its scope."""
+        await app({**self.scope, **more}, self._receive, self._pass)
+
+    async def _pass(self, message: AsgiMessage) -> None:
+        if message["type"] == "http.response.start":
+            self.begins(message["status"])
         await self._send(message)
 
     async def answer(
@@ -165,14 +224,13 @@ class Exchange:
         content_type: bytes = JSON,
         headers: Headers | None = None,
     ) -> None:
-        """Answer with one body, whose `rest` may follow in pieces."""
         size = len(body) + sum(map(len, rest)) if rest else len(body)
         lines: Headers = [(b"content-length", b"%d" % size)]
         if body:
             lines.append((b"content-type", content_type))
         if headers:
             lines += headers
-        self.is_started = True
+        self.begins(status)
         await self._send({"type": "http.response.start", "status": status, "headers": lines})
         # A body of a HEAD request is not sent; the server below us sees to that.
         for piece in rest:
@@ -180,36 +238,15 @@ class Exchange:
             body = piece
         await self._send({"type": "http.response.body", "body": body})
 
-    async def problem(self, status: int, detail: str, *, headers: Headers | None = None) -> None:
-        """Answer with an error after RFC 9457."""
-        body = msgspec.json.encode(
-            {"type": "about:blank", "title": TITLES[status], "status": status, "detail": detail}
-        )
-        await self.answer(status, body, content_type=PROBLEM, headers=headers)
-
-    async def start_events(self, headers: Headers | None = None) -> None:
-        """Begin a stream of events."""
-        lines: Headers = [
-            (b"content-type", SSE),
-            (b"cache-control", b"no-store"),
-            # A proxy that collects the stream before it passes it on makes it useless.
-            (b"x-accel-buffering", b"no"),
-        ]
-        if headers:
-            lines += headers
-        self.is_started = True
-        await self._send({"type": "http.response.start", "status": 200, "headers": lines})
+    async def start_stream(self, headers: Headers) -> None:
+        self.begins(200)
+        await self._send({"type": "http.response.start", "status": 200, "headers": headers})
 
     async def send_event(self, data: bytes) -> None:
-        """Send bytes of the stream; waits while the client does not read."""
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     async def end_events(self) -> None:
         await self._send({"type": "http.response.body", "body": b""})
-
-
-def _text(value: bytes | None) -> str | None:
-    return None if value is None else value.decode("latin-1").strip()
 
 
 @lru_cache(REMEMBERED)

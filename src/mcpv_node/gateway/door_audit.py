@@ -12,8 +12,7 @@ from mcpv_node.actors.audit import Audited
 from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.context import NodeContext
 
-from .asgi import AsgiMessage, Scope, Send
-from .auth import AUTHORITY, Authority
+from .asgi import Exchange
 from .rates import Bucket, decide_request
 
 # So many refusals of one door are written in a minute, 15 MB a day at most; of more, how many there were.
@@ -40,15 +39,15 @@ class DoorAudit:
         self._bucket: Bucket | None = None
         self._unsaid = 0
 
-    def hear(self, scope: Scope, send: Send) -> Send:
-        """Have the answer to a request looked at when it goes out; whose it was stands in its scope by then."""
-
-        async def heard(message: AsgiMessage) -> None:
-            if message["type"] == "http.response.start":
-                self._on_answer(scope, message["status"])
-            await send(message)
-
-        return heard
+    def on_answer(self, exchange: Exchange, status: int) -> None:
+        """A request is being answered."""
+        authority = exchange.authority
+        principal = "" if authority is None else authority.principal
+        method, path, client = exchange.method, exchange.path[:MAX_PATH], exchange.client
+        if (refusal := _REFUSALS.get(status)) is not None:
+            self.refused(principal=principal, client=client, method=method, name=path, outcome=refusal)
+        elif authority is not None and is_order(method, path):
+            self._tell(principal, client, method, path, "ok" if status < 400 else f"http_{status}")
 
     def refused(self, *, principal: str, client: str, method: str, name: str, outcome: str) -> None:
         """Somebody was turned away; `principal` is "" where it is not known."""
@@ -59,17 +58,6 @@ class DoorAudit:
             return
         times, self._unsaid = 1 + self._unsaid, 0
         self._tell(principal, client, method, name, outcome, times=times)
-
-    def _on_answer(self, scope: Scope, status: int) -> None:
-        authority: Authority | None = scope.get(AUTHORITY)
-        principal = "" if authority is None else authority.principal
-        method, path = str(scope["method"]), str(scope["path"])[:MAX_PATH]
-        address = scope.get("client")
-        client = "" if address is None else str(address[0])
-        if (refusal := _REFUSALS.get(status)) is not None:
-            self.refused(principal=principal, client=client, method=method, name=path, outcome=refusal)
-        elif authority is not None and is_order(method, path):
-            self._tell(principal, client, method, path, "ok" if status < 400 else f"http_{status}")
 
     def _tell(
         self, principal: str, client: str, method: str, name: str, outcome: str, *, times: int = 1

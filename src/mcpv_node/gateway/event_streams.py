@@ -26,7 +26,7 @@ from mcpv_node.actors.kernel import ActorError
 from mcpv_node.protocol import comment, encode_event
 from mcpv_node.telemetry import Event, rfc3339
 
-from .asgi import Exchange
+from .asgi import AsgiExchange, Exchange
 from .call_answer import KEEPALIVE
 from .outbox import Mark, Outbox
 from .services import DoorServices, new_consumer_id
@@ -59,7 +59,7 @@ class EventStreams:
         for stream in list(self._streams):
             stream.finish()
 
-    async def serve(self, exchange: Exchange, *, after: str | None, shows: Filter) -> None:
+    async def serve(self, exchange: AsgiExchange, *, after: str | None, shows: Filter) -> None:
         """Answer a request with the events that `shows` admits, from the one after the id `after` on."""
         stream = _Stream(shows)
         if self._closed:

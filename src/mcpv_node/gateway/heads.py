@@ -2,8 +2,8 @@
 
 A client sends the same head with nearly every request on a connection, so what follows from it alone (whether Host and
 Origin are ours, whether it may be answered as MCP is, what it says to MCP) is found out once, and anew as soon as
-anything is different. Two lines do not count: Content-Length, which differs, and Authorization. The token is judged with
-every request, and no connection keeps it.
+anything is different. A few lines are not part of it, `OWN`: they belong to one request. The token is among them: it is
+judged with every request, and no connection keeps it.
 """
 
 from __future__ import annotations
@@ -21,24 +21,121 @@ CONNECTION: Final = "mcpv_node.connection"
 
 CONTENT_LENGTH: Final = b"content-length"
 AUTHORIZATION: Final = b"authorization"
+METHOD: Final = b"mcp-method"
+NAME: Final = b"mcp-name"
+
+# What is each request's own. That of a trace and that of the modern era's method and name differ as often as a body does.
+OWN: Final = (CONTENT_LENGTH, AUTHORIZATION, b"traceparent", METHOD, NAME)
+
+# White space around a value, which is not part of it (RFC 9110, section 5.6.3).
+OWS: Final = " \t"
+
+NONE: Final = frozenset[bytes]()
+
+# What changes how a request is read, or what becomes of its connection.
+UNUSUAL: Final = frozenset((b"transfer-encoding", b"expect", b"upgrade", b"trailer"))
+
+# What most clients say of their connection, where they say anything.
+KEPT: Final = b"keep-alive"
+
+# Longer ones are rare, and not looked through a second time (bytes): a head, and a value in it.
+MAX_HEAD: Final = 8192
+MAX_VALUE: Final = 4096
+
+# Where the body begins, its length, and the other values that are the request's own, by the names of their headers.
+Reading: TypeAlias = tuple[int, int, dict[bytes, str]]
 
 
 class Head:
-    """A method, a path, and headers by their lower-case names, without Content-Length and Authorization.
+    """A method, a path, and headers by their lower-case names, without what is each request's own.
 
-    Of equal headers the first counts, except where their values are one list. `is_ours` and `mcp` are notes of who reads
-    it: that Host and Origin may be here, and what it says to MCP, once it is known to be fit for that.
+    Of equal headers the first counts, except where their values are one list; their names are in `repeated`. `is_ours`,
+    `mcp` and `spelling` are notes of who reads it: that Host and Origin may be here, what it says to MCP, once it is
+    known to be fit for that, and the bytes that it came in.
     """
 
-    __slots__ = ("headers", "is_ours", "is_repeated", "mcp", "method", "path")
+    __slots__ = ("headers", "is_ours", "mcp", "method", "path", "repeated", "spelling")
 
-    def __init__(self, method: str, path: str, headers: dict[bytes, bytes], *, is_repeated: bool) -> None:
+    def __init__(
+        self, method: str, path: str, headers: dict[bytes, bytes], repeated: frozenset[bytes] = NONE
+    ) -> None:
         self.method = method
         self.path = path
         self.headers = headers
-        self.is_repeated = is_repeated  # some header stands there more than once
+        self.repeated = repeated
         self.is_ours = False
         self.mcp: McpHeaders | None = None
+        self.spelling: Spelling | None = None
+
+
+class Spelling:
+    """The very bytes of a head, but for the values that are each request's own."""
+
+    __slots__ = ("_parts",)
+
+    def __init__(self, parts: tuple[tuple[bytes, bytes], ...]) -> None:
+        self._parts = parts  # bytes, and the header whose value follows them; b"" at the end
+
+    def read(self, data: bytes) -> Reading | None:
+        """What `data` says where it begins with this head; None where it does not."""
+        at = 0
+        length = -1
+        own: dict[bytes, str] = {}
+        for literal, name in self._parts:
+            if not data.startswith(literal, at):
+                return None
+            at += len(literal)
+            if not name:
+                return at, length, own
+            end = data.find(b"\r", at, at + MAX_VALUE)
+            if end < 0:
+                return None
+            value = data[at:end]
+            if name == CONTENT_LENGTH:
+                if not value.isdigit():
+                    return None
+                length = int(value)
+            else:
+                text = own[name] = value.decode("latin-1").strip(OWS)
+                if not text.isprintable():
+                    return None
+            at = end
+        return None
+
+
+def spell(head: Head, data: bytes) -> Spelling | None:
+    """How `head` is spelt where `data` begins with it, and a body of a declared length follows; None: some other way.
+
+    Whatever could mean more to an HTTP parser than a line after the other is some other way.
+    """
+    if not UNUSUAL.isdisjoint(head.headers):
+        return None
+    if head.headers.get(b"connection", KEPT).lower() != KEPT:
+        return None
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD)
+    first, *lines = data[: max(end, 0)].split(b"\r\n")
+    if first != f"{head.method} {head.path} HTTP/1.1".encode("latin-1", "replace"):
+        return None
+    found: dict[bytes, bytes] = {}
+    parts: list[tuple[bytes, bytes]] = []
+    begun, at = 0, len(first) + 2
+    for line in lines:
+        name, _, value = line.partition(b":")
+        name = name.lower()
+        if name in found:
+            return None
+        found[name] = value.strip(b" \t")
+        if name in OWN:
+            value_at = at + len(line) - len(value.lstrip(b" \t"))
+            parts.append((data[begun:value_at], name))
+            begun = at + len(line)
+        at += len(line) + 2
+    parts.append((data[begun : end + 4], b""))
+    length = found.get(CONTENT_LENGTH, b"")
+    take_own(found)
+    if found != head.headers or not length.isdigit():
+        return None
+    return Spelling(tuple(parts))
 
 
 class Connection:
@@ -54,6 +151,13 @@ class Connection:
         self.seen: tuple[Seen | None, float] = None, 0.0
         self.is_lost = False
         self._on_lost: Callable[[], object] | None = None
+
+    def same_as(self, head: Head) -> Head | None:
+        """The last head, with what is noted on it, where `head` says the very same."""
+        known = self.head
+        if known is None or head.repeated or known.headers != head.headers:
+            return None
+        return known if (known.path, known.method) == (head.path, head.method) else None
 
     def when_lost(self, callback: Callable[[], object]) -> None:
         """Call this once the client has gone; whoever asks for it ends with `forget`."""
@@ -73,12 +177,23 @@ class Connection:
             self._on_lost()
 
 
-def first_of_each(lines: Headers) -> dict[bytes, bytes]:
-    """Headers that repeat some name: the first of each, and of Accept all of them."""
-    found: dict[bytes, bytes] = {}
+def take_own(headers: dict[bytes, bytes]) -> dict[bytes, str]:
+    """Take out what is the request's own."""
+    return {name: headers.pop(name).decode("latin-1").strip(OWS) for name in OWN if name in headers}
+
+
+def headers_in(lines: Headers) -> tuple[dict[bytes, bytes], frozenset[bytes]]:
+    """The first header of each name, but of Accept all of them, and the names that stand there more than once."""
+    headers = dict(lines)
+    if len(headers) == len(lines):
+        return headers, NONE
+    headers.clear()
+    repeated: set[bytes] = set()
     for name, value in lines:
-        if name not in found:
-            found[name] = value
-        elif name == b"accept":
-            found[name] += b"," + value
-    return found
+        if name not in headers:
+            headers[name] = value
+            continue
+        repeated.add(name)
+        if name == b"accept":
+            headers[name] += b"," + value
+    return headers, frozenset(repeated)

@@ -15,7 +15,7 @@ from mcpv_node.actors.kernel import ActorError, Handle
 from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.settings import ServerName
 
-from .asgi import REMEMBERED, AsgiApp, Exchange, Receive, Scope, Send
+from .asgi import REMEMBERED, AsgiApp, AsgiExchange, Exchange, Receive, Scope, Send
 from .auth import (
     AUTHORITY,
     DEFAULT_AUTHORITY,
@@ -30,6 +30,7 @@ from .auth import (
 from .door_audit import DoorAudit
 from .event_streams import EventStreams
 from .gauges import refresh_gauges
+from .heads import AUTHORIZATION
 from .health import HealthView, describe_fault
 from .issuer import WELL_KNOWN, Issuer, NotBelieved, challenge, judge_token, read_head, resource_metadata
 from .issuer_keys import KEY_BOUND, FindKey, NotReachable
@@ -88,21 +89,23 @@ class HttpApp:
         self.logs.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return
+        if scope["type"] == "http":
+            await self.serve(AsgiExchange(scope, receive, send))
+
+    async def serve(self, exchange: Exchange) -> None:
+        """Answer one request."""
         if self._audit is not None:
-            send = self._audit.hear(scope, send)
-        exchange = Exchange(scope, receive, send)
+            exchange.on_status = self._audit.on_answer
         try:
             authority = self._authority_again(exchange) or await self._admit(exchange)
             if authority is None:
                 return
+            exchange.authority = authority
             wait = self._count(exchange, authority)
             if wait:
-                exchange.scope[AUTHORITY] = authority
                 await self._too_many(exchange, wait)
             else:
-                await self._route(exchange, authority, receive)
+                await self._route(exchange, authority)
         except ActorError as error:
             # An owner is being restarted, or the node is on its way down.
             logger.bind(path=exchange.path).warning("a request was not answered: {}", error)
@@ -116,7 +119,7 @@ class HttpApp:
         """Whose request it is, where the one before on its connection had the same head and it shows a token of ours."""
         if not exchange.head.is_ours or self._services.tokens is None:
             return None
-        token = bearer_of(exchange.authorization)
+        token = bearer_of(exchange.own.get(AUTHORIZATION))
         return None if token is None else self._services.tokens.find(token)
 
     async def _admit(self, exchange: Exchange) -> Authority | None:
@@ -124,7 +127,7 @@ class HttpApp:
         host = exchange.header(b"host")
         if (
             host is None
-            or exchange.count(b"host") > 1
+            or b"host" in exchange.head.repeated
             or not is_host_allowed(host, bound=self._bound, allowed=self._auth.allowed_hosts)
         ):
             await exchange.problem(421, "the Host header does not name this node")
@@ -152,7 +155,7 @@ class HttpApp:
         is_open = tokens is None and issuer is None
         if is_open or not needs_token(exchange.path, loopback=self._loopback):
             return DEFAULT_AUTHORITY
-        token = bearer_of(exchange.authorization)
+        token = bearer_of(exchange.own.get(AUTHORIZATION))
         authority = None if token is None or tokens is None else tokens.find(token)
         if authority is not None:
             return authority
@@ -201,9 +204,7 @@ class HttpApp:
 
     # --- where it leads -------------------------------------------------------------------------
 
-    def _route(
-        self, exchange: Exchange, authority: Authority, receive: Receive
-    ) -> Coroutine[None, None, None]:
+    def _route(self, exchange: Exchange, authority: Authority) -> Coroutine[None, None, None]:
         path = exchange.path
         if self._closing:
             return self._unavailable(exchange, "the node is stopping")
@@ -212,7 +213,7 @@ class HttpApp:
         if path in HEALTH_PATHS:
             return self._tell_health(exchange)
         if path == "/metrics" or path == "/api" or path.startswith("/api/"):
-            return self._route_operator(exchange, authority, receive)
+            return self._route_operator(exchange, authority)
         return exchange.problem(404, "there is nothing here")
 
     def _route_mcp(self, exchange: Exchange, authority: Authority) -> Coroutine[None, None, None]:
@@ -227,9 +228,8 @@ class HttpApp:
             note_arrival(exchange)
         return self.mcp.handle(exchange, Place(authority.principal, selector, wanted, authority.selector))
 
-    async def _route_operator(self, exchange: Exchange, authority: Authority, receive: Receive) -> None:
+    async def _route_operator(self, exchange: Exchange, authority: Authority) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
-        exchange.scope[AUTHORITY] = authority
         may_operate = authority.may_operate and authority.selector == EVERYTHING
         if not may_operate and not is_own_affair(exchange.method, exchange.path):
             await exchange.problem(403, "this token is not for what shows or changes the whole node")
@@ -243,7 +243,8 @@ class HttpApp:
         elif self._rest is None:
             await self._unavailable(exchange, "this part of the node is still being loaded")
         else:
-            await self._rest({**exchange.scope}, receive, exchange.send)
+            assert isinstance(exchange, AsgiExchange)  # nothing else is remembered but what goes to MCP
+            await exchange.pass_on(self._rest, {AUTHORITY: authority})
 
     async def _tell_health(self, exchange: Exchange) -> None:
         if not await self._is_read(exchange):

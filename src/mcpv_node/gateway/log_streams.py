@@ -15,7 +15,7 @@ from mcpv_node.protocol import comment, encode_event
 from mcpv_node.telemetry import rfc3339
 from mcpv_node.telemetry.log_ring import LogLine
 
-from .asgi import Exchange
+from .asgi import AsgiExchange
 from .call_answer import KEEPALIVE
 from .outbox import Mark, Outbox
 from .services import DoorServices
@@ -45,7 +45,7 @@ class LogStreams:
         for stream in list(self._streams):
             stream.finish()
 
-    async def serve(self, exchange: Exchange, *, after: str | None, shows: Shows, follow: bool) -> None:
+    async def serve(self, exchange: AsgiExchange, *, after: str | None, shows: Shows, follow: bool) -> None:
         """Answer a request with the lines that `shows` admits; without `follow`, with those that are kept alone."""
         ring, outbox = self._services.log, Outbox("log", messages=BACKLOG)
         if self._closed or not follow:

@@ -10,6 +10,7 @@ from collections.abc import Coroutine
 from typing import Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mcpv_node.actors.kernel import Handle
 from mcpv_node.protocol import (
@@ -34,7 +35,7 @@ from .asgi import SSE, Disconnected, Exchange, TooLarge, accepts, is_json
 from .call_answer import CallAnswer, write_events
 from .calls import RETRY_AFTER, failure_reply
 from .front import AnswerStep, RunStep, SilentStep
-from .heads import Headers
+from .heads import METHOD, NAME, Headers
 from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
 from .outbox import Reader
 from .services import DoorServices
@@ -107,11 +108,9 @@ class McpEndpoint:
     # --- POST -----------------------------------------------------------------------------------
 
     async def _post(self, exchange: Exchange, place: Place) -> None:
-        headers = exchange.head.mcp
+        headers = _headers_again(exchange) or await _read_head(exchange)
         if headers is None:
-            headers = await _read_head(exchange)
-            if headers is None:
-                return
+            return
         try:
             body = await exchange.body(self._limits.body_bytes)
         except TooLarge:
@@ -231,6 +230,17 @@ class McpEndpoint:
             await _refuse(exchange, 404, "there is no such session")
 
 
+def _headers_again(exchange: Exchange) -> McpHeaders | None:
+    """What the head of a POST says to MCP, where it is one that is known to be fit for that."""
+    known = exchange.head.mcp
+    if known is None:
+        return None
+    method, name = exchange.own.get(METHOD), exchange.own.get(NAME)
+    if (known.method, known.name) != (method, name):
+        known = exchange.head.mcp = replace(known, method=method, name=name)
+    return known
+
+
 async def _read_head(exchange: Exchange) -> McpHeaders | None:
     """What the head of a POST says to MCP, and a note of it there; None when it is not fit for that and refused."""
     if not is_json(exchange.header(b"content-type")):
@@ -240,7 +250,7 @@ async def _read_head(exchange: Exchange) -> McpHeaders | None:
     if not (accepts(accept, "application/json") and accepts(accept, "text/event-stream")):
         await exchange.problem(406, "Accept must admit both application/json and text/event-stream")
         return None
-    headers = exchange.head.mcp = read_headers(exchange.scope["headers"])
+    headers = exchange.head.mcp = read_headers(exchange.lines)
     return headers
 
 

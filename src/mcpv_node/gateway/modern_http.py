@@ -184,7 +184,7 @@ class ModernHttp:
 
 def is_modern(exchange: Exchange) -> bool:
     """Whether a request without a body is a modern client's, who has neither streams to open nor sessions to end."""
-    headers = read_headers(exchange.scope["headers"])
+    headers = read_headers(exchange.lines)
     return headers.session is None and headers.version in MODERN
 
 

@@ -43,7 +43,7 @@ _GOOD: Final = frozenset({"ok", "cancelled"})
 
 def note_arrival(exchange: Exchange) -> None:
     """Remember what the headers say of a trace, for the calls that this task and those it makes will serve."""
-    parent = exchange.header(b"traceparent")
+    parent = exchange.own.get(b"traceparent")
     _arrived.set(None if parent is None else check_trace(parent, exchange.header(b"tracestate")))
 
 

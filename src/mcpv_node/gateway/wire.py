@@ -1,21 +1,41 @@
-"""The HTTP server's protocol with two habits changed.
+"""The HTTP server's protocol with three habits changed.
 
-What belongs to one answer goes out in one write. uvicorn writes the head of an answer, and then its body, each with a
-call to the system; the reader is woken for the head and has nothing to read yet. Here an answer is held until it is
+**What belongs to one answer goes out in one write.** uvicorn writes the head of an answer, and then its body, each with
+a call to the system; the reader is woken for the head and has nothing to read yet. Here an answer is held until it is
 complete, and a piece of a stream until the turn of the loop in which it was written is over.
 
-A request finds its connection in its state, and is told by it when the client has gone: a task that waits for that
-costs more than most calls.
+**A head that was let in is not parsed again.** A client sends the same bytes before every body, but for a few values
+(`heads.Spelling`). Where a request begins with them and all before it on the connection has been answered, it goes to
+the application without a parser, a scope or messages between. Whatever is different, larger or oddly cut, uvicorn reads.
+
+**A request is told by its connection when the client has gone**: a task that waits for that costs more than most calls.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any, cast
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, Protocol, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from loguru import logger
+from uvicorn.protocols.http.httptools_impl import (
+    HEADER_VALUE_RE,
+    STATUS_LINE,
+    HttpToolsProtocol,
+    RequestResponseCycle,
+)
 
-from .heads import CONNECTION, Connection
+from .asgi import JSON, Exchange, TooLarge
+from .heads import CONNECTION, Connection, Head, Headers, spell
+
+# A larger body is read by uvicorn, which lets the client wait while we do (bytes).
+MAX_BODY: Final = 65536
+
+
+class Application(Protocol):
+    """What answers requests."""
+
+    async def serve(self, exchange: Exchange) -> None: ...
 
 
 class WholeAnswers(HttpToolsProtocol):
@@ -24,20 +44,262 @@ class WholeAnswers(HttpToolsProtocol):
     _held: _Held
     _connection: Connection
 
+    # Whether uvicorn's parser stands between two requests, and what came first after that.
+    _is_between = True
+    _first = b""
+
+    # The request that is read or answered without it, and what came after that request.
+    _known: KnownExchange | None = None
+    _later = b""
+
+    # When the client last did something, or was last answered, and what looks at that.
+    _active_at = 0.0
+    _watch: asyncio.TimerHandle | None = None
+
+    _is_ending = False
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self._held = _Held(transport, self.loop)
         self._connection = Connection()
         # Each request is given a copy.
         self.app_state = {**self.app_state, CONNECTION: self._connection}
         super().connection_made(cast("asyncio.Transport", self._held))
+        self._active_at = self.loop.time()
+        self._watch = self.loop.call_later(self.timeout_keep_alive, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         super().connection_lost(exc)
         self._connection.lost()
 
+    # --- reading --------------------------------------------------------------------------------
+
+    def data_received(self, data: bytes) -> None:
+        self._active_at = self.loop.time()
+        known = self._known
+        if known is None:
+            known = self._recognise(data)
+            if known is None:
+                if self._is_between:
+                    self._first = data
+                super().data_received(data)
+                return
+            self._known = known
+            rest = known.begin(data)
+        elif known.is_whole:
+            rest = data
+        else:
+            rest = known.go_on(data)
+        if rest:
+            # The client does not wait for its answer.
+            self._later += rest
+            self.flow.pause_reading()
+
+    def _recognise(self, data: bytes) -> KnownExchange | None:
+        """The request that `data` begins, where it has the head of the last one and nothing else is under way."""
+        head = self._connection.head
+        if head is None or head.spelling is None or not self._is_between or self._is_answering:
+            return None
+        reading = head.spelling.read(data)
+        if reading is None or reading[1] > MAX_BODY:
+            return None
+        begin, length, own = reading
+        return KnownExchange(self, head, own, self._connection, begin, length)
+
+    @property
+    def _is_answering(self) -> bool:
+        """Whether a request that uvicorn has read has no whole answer yet."""
+        cycle = cast("RequestResponseCycle | None", self.cycle)
+        return cycle is not None and not cycle.response_complete
+
+    def on_message_begin(self) -> None:
+        self._is_between = False
+        super().on_message_begin()
+
+    def on_message_complete(self) -> None:
+        self._is_between = True
+        super().on_message_complete()
+
+    # --- answering ------------------------------------------------------------------------------
+
+    def serve(self, exchange: KnownExchange) -> None:
+        """All of the request is there."""
+        task = self.loop.create_task(self._serve(exchange))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
+
+    async def _serve(self, exchange: KnownExchange) -> None:
+        try:
+            await cast("Application", self.app).serve(exchange)
+        except Exception as error:  # noqa: BLE001  (a request's border: the client gets no stack trace)
+            logger.opt(exception=error).error("a request failed inside the node")
+            if not exchange.is_started:
+                await exchange.problem(500, "the request failed inside the node")
+        finally:
+            if not exchange.is_over:
+                self.transport.close()
+
+    def write(self, data: bytes) -> None:
+        """A piece of an answer."""
+        if not self._connection.is_lost:
+            self._held.write(data)
+
+    def finish(self, *pieces: bytes) -> None:
+        """The last pieces of the answer to what was read here."""
+        if not self._connection.is_lost:
+            self._held.send(pieces)
+        self._known = None
+        self.server_state.total_requests += 1
+        if self._is_ending:
+            self.transport.close()
+        if self.transport.is_closing():
+            return
+        self._active_at = self.loop.time()
+        if self._later:
+            self.flow.resume_reading()
+            later, self._later = self._later, b""
+            self.data_received(later)
+
+    async def until_writable(self) -> None:
+        """Wait while the client does not read."""
+        if self.flow.write_paused and not self._connection.is_lost:
+            await self.flow.drain()
+
+    def head_of(self, status: int, headers: bytes) -> bytes:
+        """The first lines of an answer, and these."""
+        date = b"".join(b"%b: %b\r\n" % line for line in self.server_state.default_headers)
+        close = b"connection: close\r\n" if self._is_ending else b""
+        return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date, headers, close)
+
     def on_response_complete(self) -> None:
         self._held.flush()
+        self._active_at = self.loop.time()
+        head = self._connection.head
+        if head is not None and head.spelling is None and head.mcp is not None:
+            head.spelling = spell(head, self._first)
+        self._first = b""
         super().on_response_complete()
+
+    # --- its end --------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        """Close what waits for its client for too long: for another request, or for the rest of one."""
+        is_whole = (
+            self._known.is_whole if self._known is not None else self._is_between and self._is_answering
+        )
+        left = self._active_at + self.timeout_keep_alive - self.loop.time()
+        if is_whole or left > 0:
+            self._watch = self.loop.call_later(self.timeout_keep_alive if is_whole else left, self._look)
+        else:
+            self.transport.close()
+
+    def timeout_keep_alive_handler(self) -> None:
+        """uvicorn's own timer, of which `_look` is the better one: it sees both ways of reading."""
+
+    def shutdown(self) -> None:
+        if self._known is None or not self._known.is_whole:
+            super().shutdown()
+        else:
+            self._is_ending = True
+
+
+class KnownExchange(Exchange):
+    """A request whose head has the bytes of the one before on its connection."""
+
+    __slots__ = ("_begin", "_body", "_length", "_wire", "is_over", "is_whole")
+
+    def __init__(
+        self,
+        wire: WholeAnswers,
+        head: Head,
+        own: dict[bytes, str],
+        connection: Connection,
+        begin: int,
+        length: int,
+    ) -> None:
+        super().__init__(head, own, connection)
+        self._wire = wire
+        self._body = b""
+        self._begin = begin
+        self._length = length
+        self.is_whole = False  # all of it has come
+        self.is_over = False  # all of the answer has gone
+
+    def begin(self, data: bytes) -> bytes:
+        """Take what came first; returns what is not of this request."""
+        return self.go_on(data, self._begin)
+
+    def go_on(self, data: bytes, at: int = 0) -> bytes:
+        """Take what came next; returns what is not of this request."""
+        end = at + self._length - len(self._body)
+        self._body += data[at:end]
+        if len(self._body) == self._length:
+            self.is_whole = True
+            self._wire.serve(self)
+        return data[end:]
+
+    @property
+    def lines(self) -> Iterable[tuple[bytes, bytes]]:
+        own = [(name, value.encode("latin-1")) for name, value in self.own.items()]
+        return [*self.head.headers.items(), *own]
+
+    @property
+    def client(self) -> str:
+        address = self._wire.client
+        return "" if address is None else str(address[0])
+
+    @property
+    def is_tls(self) -> bool:
+        return self._wire.scheme == "https"
+
+    async def body(self, limit: int) -> bytes:
+        if len(self._body) > limit:
+            raise TooLarge
+        return self._body
+
+    async def answer(
+        self,
+        status: int,
+        body: bytes = b"",
+        *,
+        rest: tuple[bytes, ...] = (),
+        content_type: bytes = JSON,
+        headers: Headers | None = None,
+    ) -> None:
+        await self._wire.until_writable()
+        self.begins(status)
+        size = len(body) + sum(map(len, rest)) if rest else len(body)
+        lines = b"content-length: %d\r\n" % size
+        if body:
+            lines += b"content-type: %b\r\n" % content_type
+        if headers:
+            lines += encode_headers(headers)
+        self.is_over = True
+        self._wire.finish(self._wire.head_of(status, lines) + body, *rest)
+
+    async def start_stream(self, headers: Headers) -> None:
+        await self._wire.until_writable()
+        self.begins(200)
+        self._wire.write(self._wire.head_of(200, encode_headers(headers) + b"transfer-encoding: chunked\r\n"))
+
+    async def send_event(self, data: bytes) -> None:
+        await self._wire.until_writable()
+        if data:
+            self._wire.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+    async def end_events(self) -> None:
+        await self._wire.until_writable()
+        self.is_over = True
+        self._wire.finish(b"0\r\n\r\n")
+
+
+def encode_headers(headers: Headers) -> bytes:
+    """Headers as they are written; ValueError for what would be more than a header."""
+    for name, value in headers:
+        if HEADER_VALUE_RE.search(value):
+            raise ValueError(f"{name!r} cannot have this value: {value!r}")
+    return b"".join(b"%b: %b\r\n" % line for line in headers)
 
 
 class _Held:
@@ -59,10 +321,16 @@ class _Held:
             self._loop.call_soon(self.flush)
         self._pieces.append(data)
 
-    def flush(self) -> None:
-        pieces, self._pieces = self._pieces, []
+    def send(self, pieces: Sequence[bytes]) -> None:
+        """Send these, after what is held."""
+        if self._pieces:
+            pieces = (*self._pieces, *pieces)
+            self._pieces.clear()
         if pieces and not self.is_closing():
             self._transport.writelines(pieces)
+
+    def flush(self) -> None:
+        self.send(())
 
     def close(self) -> None:
         self.flush()

@@ -11,7 +11,7 @@ from litestar.params import FromQuery
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from mcpv_node.gateway.asgi import SSE, Exchange, accepts
+from mcpv_node.gateway.asgi import SSE, AsgiExchange, accepts
 from mcpv_node.gateway.event_streams import EventStreams
 from mcpv_node.telemetry import Event, EventKind
 
@@ -38,7 +38,7 @@ class EventStream(ASGIResponse):
         self._follow = follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange({**scope}, receive, send)  # type: ignore[arg-type]
+        exchange = AsgiExchange({**scope}, receive, send)  # type: ignore[arg-type]
         if self._follow:
             await self._streams.serve(exchange, after=self._after, shows=self._shows)
         else:

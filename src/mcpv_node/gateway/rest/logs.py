@@ -12,7 +12,7 @@ from litestar.params import FromQuery
 from litestar.response.base import ASGIResponse
 from litestar.types import Receive, Scope, Send
 
-from mcpv_node.gateway.asgi import SSE, Exchange, accepts
+from mcpv_node.gateway.asgi import SSE, AsgiExchange, accepts
 from mcpv_node.gateway.log_streams import LogStreams
 from mcpv_node.telemetry.log_ring import LogLine
 
@@ -45,7 +45,7 @@ class LogStream(ASGIResponse):
         self._follow = follow
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange({**scope}, receive, send)  # type: ignore[arg-type]
+        exchange = AsgiExchange({**scope}, receive, send)  # type: ignore[arg-type]
         await self._streams.serve(exchange, after=self._after, shows=self._shows, follow=self._follow)
 
     def _shows(self, line: LogLine) -> bool:
