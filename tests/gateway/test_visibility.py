@@ -9,7 +9,7 @@ from support.fake_servers import fake_node, make_settings, run
 
 from mcpv_node.actors.world import EVERYTHING, Selector, World
 from mcpv_node.gateway.asgi import accepts, is_json
-from mcpv_node.gateway.http import parse_mcp_path
+from mcpv_node.gateway.places import parse_mcp_path
 from mcpv_node.gateway.visibility import resolve_selector
 from mcpv_node.settings import NodeSettings, ProfileSettings, ServerName, ToolRules
 

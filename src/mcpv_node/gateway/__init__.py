@@ -7,11 +7,12 @@
 that wait for their clients between two requests), `listening`, `mirrors`. `calls` is one call through the node,
 `visibility` what a client may see, `auth` who it is, `issuer` who it is by a token of an authorization server, whose keys
 `issuer_keys` owns, `rates` how much it may ask. `sessions` owns the sessions of the HTTP door.
-`http_door` is that door, `http` its application, `mcp_http` and `modern_http` what it does under `/mcp`, `asgi` what
-they write with, `heads` what a connection remembers of its requests; `call_answer` and `modern_answer` answer one call, `streams` are those of a session, `outbox` is one of them: what waits
-for its reader, and what a reader may ask for again. `watching` is a subscription, `tasks` work that is fetched later,
-for which `open_tasks` keeps instances. `event_streams` are those of what happens. `rest` is loaded by the
-door when it is open. `lines` is the other door.
+`http_door` is that door, `wire` reads and writes its connections beside uvicorn, `http` is its application, `mcp_http` and
+`modern_http` what it does under `/mcp`, `places` where a path there leads, `asgi` what they write with, `heads` what a
+connection remembers of its requests; `call_answer` and `modern_answer` answer one call, `streams` are those of a session,
+`outbox` is one of them: what waits for its reader, and what a reader may ask for again. `watching` is a subscription, `tasks`
+work that is fetched later, for which `open_tasks` keeps instances. `event_streams` are those of what happens. `rest` is
+loaded by the door when it is open. `lines` is the other door.
 """
 
 from __future__ import annotations

@@ -9,10 +9,13 @@ judged with every request, and no connection keeps it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypeAlias
 
-from mcpv_node.actors.clients import Seen
 from mcpv_node.protocol import McpHeaders
+
+if TYPE_CHECKING:
+    from .modern_http import ModernClient
+    from .places import Visit
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 
@@ -141,14 +144,16 @@ def spell(head: Head, data: bytes) -> Spelling | None:
 class Connection:
     """What the requests on one connection share. They come one after the other: the next is read once this is answered.
 
-    `head` is that of the last request that was let in, `seen` the client that was last said to be there, and when.
+    `head` is that of the last request that was let in, `visit` where that led, and `client` the modern one that made it:
+    each as long as what it follows from stays the same.
     """
 
-    __slots__ = ("_on_lost", "head", "is_lost", "seen")
+    __slots__ = ("_on_lost", "client", "head", "is_lost", "visit")
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.seen: tuple[Seen | None, float] = None, 0.0
+        self.visit: Visit | None = None
+        self.client: ModernClient | None = None
         self.is_lost = False
         self._on_lost: Callable[[], object] | None = None
 

@@ -7,15 +7,13 @@ application waits for it: it is loaded after the door is open, so that MCP does 
 from __future__ import annotations
 
 from collections.abc import Coroutine
-from functools import lru_cache
 
 from loguru import logger
 
 from mcpv_node.actors.kernel import ActorError, Handle
-from mcpv_node.actors.world import EVERYTHING, Selector
-from mcpv_node.settings import ServerName
+from mcpv_node.actors.world import EVERYTHING
 
-from .asgi import REMEMBERED, AsgiApp, AsgiExchange, Exchange, Receive, Scope, Send
+from .asgi import AsgiApp, AsgiExchange, Exchange, Receive, Scope, Send
 from .auth import (
     AUTHORITY,
     DEFAULT_AUTHORITY,
@@ -36,12 +34,11 @@ from .issuer import WELL_KNOWN, Issuer, NotBelieved, challenge, judge_token, rea
 from .issuer_keys import KEY_BOUND, FindKey, NotReachable
 from .log_streams import LogStreams
 from .mcp_http import McpEndpoint
-from .modern_http import Place
+from .places import find_place
 from .rates import whole_seconds
 from .services import DoorServices
 from .sessions import SessionsMessage
 from .traces import note_arrival
-from .visibility import resolve_selector
 
 # How long a client should wait for what takes well under a second (seconds).
 RETRY_AFTER = b"1"
@@ -217,16 +214,13 @@ class HttpApp:
         return exchange.problem(404, "there is nothing here")
 
     def _route_mcp(self, exchange: Exchange, authority: Authority) -> Coroutine[None, None, None]:
-        wanted = parse_mcp_path(exchange.path)
-        selector = None
-        if wanted is not None:
-            world = self._services.node.world.world
-            selector = resolve_selector(world, wanted, within=authority.selector)
-        if wanted is None or selector is None:
+        world = self._services.node.world.world
+        place = find_place(world, authority, exchange.path, exchange.connection)
+        if place is None:
             return exchange.problem(404, "there is no such server or profile here")
         if self._services.node.tracing is not None:
             note_arrival(exchange)
-        return self.mcp.handle(exchange, Place(authority.principal, selector, wanted, authority.selector))
+        return self.mcp.handle(exchange, place)
 
     async def _route_operator(self, exchange: Exchange, authority: Authority) -> None:
         """What shows or changes the whole node is for tokens that may see all of it."""
@@ -287,22 +281,3 @@ def is_own_affair(method: str, path: str) -> bool:
     if path == "/api/v1/clients":
         return method == "POST"
     return path.startswith("/api/v1/clients/") and method in ("PUT", "DELETE")
-
-
-@lru_cache(REMEMBERED)
-def parse_mcp_path(path: str) -> Selector | None:
-    """What a path below `/mcp` selects; None when it is not a path of ours. It may not exist all the same."""
-    if path == "/mcp":
-        return EVERYTHING
-    match path.rstrip("/").split("/")[2:]:
-        case []:
-            return EVERYTHING
-        case ["server", name] if name:
-            return Selector(server=ServerName(name))
-        case ["profile", name] if name:
-            return Selector(profile=name)
-        case ["tags", names]:
-            tags = frozenset(tag for part in names.split(",") if (tag := part.strip().lower()))
-            return Selector(tags=tags) if tags else None
-        case _:
-            return None

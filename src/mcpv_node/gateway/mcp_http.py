@@ -36,8 +36,9 @@ from .call_answer import CallAnswer, write_events
 from .calls import RETRY_AFTER, failure_reply
 from .front import AnswerStep, RunStep, SilentStep
 from .heads import METHOD, NAME, Headers
-from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, Place, is_modern
+from .modern_http import KEY_HEADER, MAX_KEY, ModernHttp, is_modern
 from .outbox import Reader
+from .places import Place
 from .services import DoorServices
 from .sessions import (
     Close,

@@ -20,7 +20,6 @@ from mcpv_node.protocol import (
     parse_listen,
 )
 
-from .callers import make_modern_caller
 from .identity import SERVER_INFO
 from .listening import Subscription
 from .merged import capabilities_for, instructions_for
@@ -77,5 +76,5 @@ class ModernFront:
             asked.request.id,
             wanted,
             selector=asked.selector,
-            caller=make_modern_caller(asked.principal, asked.meta, key=asked.key),
+            caller=asked.caller,
         )

@@ -54,7 +54,6 @@ from mcpv_node.protocol import (
     with_state,
 )
 
-from .callers import make_modern_caller
 from .calls import CallControl, CallReply, failure_reply, perform_call, requires_visits
 from .held import (
     HELD_BOUND,
@@ -179,7 +178,7 @@ class ModernFlight:
     async def _call(self, tell: Tell) -> ModernReply | None:
         asked = self._asked
         try:
-            caller = make_modern_caller(asked.principal, asked.meta, key=asked.key)
+            caller = asked.caller
             if asked.request.method in MODERN_TASK_METHODS:
                 return await self._call_task(caller, tell)
             call = call_of(asked.request.params or _NOTHING, asked.request.method, asked.params, asked.meta)

@@ -8,14 +8,15 @@ up does not want the answer any more: its request is cancelled.
 from __future__ import annotations
 
 import asyncio
+import math
 from functools import partial
 from typing import Final
 
 from loguru import logger
 from msgspec import Struct
 
+from mcpv_node.actors.callers import Caller
 from mcpv_node.actors.clients import Seen
-from mcpv_node.actors.world import EVERYTHING, Selector
 from mcpv_node.protocol import (
     INVALID_REQUEST,
     MODERN,
@@ -27,6 +28,7 @@ from mcpv_node.protocol import (
     RawId,
     Refused,
     Request,
+    RequestMeta,
     Verdict,
     encode_event,
     encode_failure,
@@ -34,7 +36,7 @@ from mcpv_node.protocol import (
 )
 
 from .asgi import Exchange
-from .callers import UNNAMED
+from .callers import UNNAMED, make_modern_caller
 from .heads import Connection
 from .listening import Subscription
 from .modern import ModernFront
@@ -42,6 +44,7 @@ from .modern_answer import KEEPALIVE, ModernAnswer, as_event, write_reply
 from .modern_flight import ModernFlight
 from .modern_reply import Asked, ModernReply, overloaded
 from .outbox import Mark, Outbox
+from .places import Place
 from .services import DoorServices
 
 # A longer one would only be a way to fill memory.
@@ -57,13 +60,19 @@ KEY_HEADER: Final = b"mcpv-key"
 SUBSCRIPTION: Final = "subscription"
 
 
-class Place(Struct, frozen=True):
-    """Who asks, and for which part of the node: what the path names, what the token may see, what both show now."""
+class ModernClient(Struct):
+    """A client on one connection: what it said of itself and where it asked, what follows, and when it was seen last."""
 
-    principal: str
-    selector: Selector
-    wanted: Selector = EVERYTHING
-    within: Selector = EVERYTHING
+    meta: RequestMeta
+    key: str | None
+    place: Place
+    caller: Caller
+    seen: Seen
+    seen_at: float
+
+    def is_same(self, meta: RequestMeta, key: str | None, place: Place) -> bool:
+        """Whether the next request says the same, at the same place; what is the same is mostly one object."""
+        return self.meta is meta and self.place is place and self.key == key
 
 
 class ModernHttp:
@@ -103,32 +112,32 @@ class ModernHttp:
             why = f"Mcpv-Key is not 1 to {MAX_KEY} characters long"
             await exchange.answer(400, encode_failure(request.id, code=INVALID_REQUEST, message=why))
             return
-        seen = self._see(exchange.connection, place, said.meta.client_name or UNNAMED)
+        client = self._see(exchange.connection, said.meta, key, place)
         step = self._front.receive(
-            Asked(request, said.meta, said.params, place.principal, place.selector, key=key, headers=headers)
+            Asked(request, said.meta, said.params, client.caller, place.selector, headers=headers)
         )
         if isinstance(step, ModernReply):
             await write_reply(exchange, step)
         elif isinstance(step, ModernFlight):
             await self._run(exchange, step)
         else:
-            await self._stream(exchange, step, seen)
+            await self._stream(exchange, step, client.seen)
 
-    def _see(self, connection: Connection, place: Place, name: str) -> Seen:
-        """Say that this client is there, unless its connection has just said so."""
+    def _see(self, connection: Connection, meta: RequestMeta, key: str | None, place: Place) -> ModernClient:
+        """Who asks, and say that this client is there, unless its connection has just said so."""
         node = self._services.node
         now = node.clock.monotonic()
-        seen, at = connection.seen
-        if (
-            seen is not None
-            and now - at < min(SEEN_SECONDS, node.settings.client_inactive_seconds / SEEN_PER_LIMIT)
-            and (seen.principal, seen.name, seen.selector) == (place.principal, name, place.selector)
-        ):
-            return seen
-        seen = Seen(place.principal, name, place.selector)
-        connection.seen = seen, now
-        node.clients.tell(seen)
-        return seen
+        client = connection.client
+        if client is None or not client.is_same(meta, key, place):
+            caller = make_modern_caller(place.principal, meta, key=key)
+            seen = Seen(place.principal, meta.client_name or UNNAMED, place.selector)
+            at = client.seen_at if client is not None and client.seen == seen else -math.inf
+            client = connection.client = ModernClient(meta, key, place, caller, seen, at)
+        pause = min(SEEN_SECONDS, node.settings.client_inactive_seconds / SEEN_PER_LIMIT)
+        if now - client.seen_at >= pause:
+            client.seen_at = now
+            node.clients.tell(client.seen)
+        return client
 
     async def _run(self, exchange: Exchange, flight: ModernFlight) -> None:
         answer = ModernAnswer(exchange, self._services.node.system)

@@ -15,6 +15,7 @@ from mcpv_node.protocol import (
     parse_cancelled,
 )
 
+from .callers import make_modern_caller
 from .listening import Subscription
 from .modern import ModernFront
 from .modern_flight import ModernFlight
@@ -57,7 +58,8 @@ class ModernLines:
 
     def receive(self, request: Request, said: Modern, principal: str, selector: Selector) -> None:
         """Take one request whose id nobody uses."""
-        step = self._front.receive(Asked(request, said.meta, said.params, principal, selector))
+        caller = make_modern_caller(principal, said.meta)
+        step = self._front.receive(Asked(request, said.meta, said.params, caller, selector))
         match step:
             case ModernReply():
                 self._write(step.data)

@@ -6,7 +6,7 @@ from typing import Final
 
 from msgspec import Raw, Struct
 
-from mcpv_node.actors.callers import ClientProfile
+from mcpv_node.actors.callers import Caller, ClientProfile
 from mcpv_node.actors.world import Selector
 from mcpv_node.protocol import (
     CallFailure,
@@ -29,20 +29,24 @@ SCOPE: Final = "private"
 
 
 class Asked(Struct, frozen=True):
-    """A request, who makes it, and where; `key` and `headers` came beside it, over HTTP."""
+    """A request, who makes it, and what that client may see; `headers` came beside it, over HTTP."""
 
     request: Request
     meta: RequestMeta
     params: dict[str, Raw]  # their members
-    principal: str
+    caller: Caller
     selector: Selector
-    key: str | None = None
     headers: McpHeaders | None = None
+
+    @property
+    def principal(self) -> str:
+        """On whose authority it is made."""
+        return self.caller.principal
 
     @property
     def profile(self) -> ClientProfile:
         """What the client can do, in the one spelling."""
-        return ClientProfile(self.meta.profile)
+        return self.caller.profile
 
 
 class ModernReply(Struct, frozen=True):

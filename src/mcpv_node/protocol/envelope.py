@@ -93,8 +93,12 @@ def parse_message(data: bytes | bytearray | memoryview, *, depth: int = DEFAULT_
     if not _is_utf8(data):
         # The parser takes the bytes of a string it does not look into as they are.
         raise EnvelopeError(PARSE_ERROR, "the message is not UTF-8", guess_id(data))
-    # Counting is cheap, and a message with few brackets cannot be deep.
-    if data.count(b"[") + data.count(b"{") > depth and _is_deeper(_brackets(data), depth):
+    # A short message cannot be deep, nor one with few brackets, and counting them is cheap.
+    if (
+        len(data) > depth
+        and data.count(b"[") + data.count(b"{") > depth
+        and _is_deeper(_brackets(data), depth)
+    ):
         raise _too_deep(data, depth)
     try:
         _check_repeated_keys(data)

@@ -96,15 +96,19 @@ def check_headers(headers: McpHeaders, *, version: str, method: str, params: Map
     if headers.repeated:
         for name in sorted(headers.repeated & _ONCE):
             raise HeaderMismatch(f"the header {name} came more than once")
-    _same("Mcp-Protocol-Version", headers.version, version)
-    _same("Mcp-Method", headers.method, method)
+    if headers.version != version:
+        raise _differs("Mcp-Protocol-Version", headers.version, version)
+    if headers.method != method:
+        raise _differs("Mcp-Method", headers.method, method)
     member = NAMED_BY[method] if method in _NAMED else None
     if member is None or not is_there(params, member):
         return
     if headers.name is None and method in _NAME_IS_OPTIONAL:
         return
     named = read_text(params, member, f"the {member} of {method}")
-    _same("Mcp-Name", None if headers.name is None else decode_value("Mcp-Name", headers.name), named)
+    said = None if headers.name is None else decode_value("Mcp-Name", headers.name)
+    if said != named:
+        raise _differs("Mcp-Name", said, named)
 
 
 def check_param_headers(
@@ -180,11 +184,10 @@ def encode_value(value: str) -> str:
     return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
 
 
-def _same(header: str, said: str | None, meant: str) -> None:
+def _differs(header: str, said: str | None, meant: str) -> HeaderMismatch:
     if said is None:
-        raise HeaderMismatch(f"the header {header} is missing")
-    if said != meant:
-        raise HeaderMismatch(f'the header {header} says "{said}", the body says "{meant}"')
+        return HeaderMismatch(f"the header {header} is missing")
+    return HeaderMismatch(f'the header {header} says "{said}", the body says "{meant}"')
 
 
 def _value_at(arguments: bytes | Raw | None, path: tuple[str, ...]) -> Raw | None:
