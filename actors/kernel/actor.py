@@ -345,8 +345,9 @@ class KernelActor(pykka.Actor, Generic[E]):
 
     def _crash(self, error: BaseException, letter: Letter | None) -> None:
         """An exception got out of a hook or a handler: this actor ends, nothing else does."""
-        trace = "".join(traceback.format_exception(error))
-        logger.bind(actor=self.cell.name, incarnation=self.incarnation).error("actor crashed\n{}", trace)
+        logger.bind(actor=self.cell.name, incarnation=self.incarnation).error(
+            "actor crashed\n{}", _trace(error)
+        )
         description = _describe(error)
         if letter is not None and letter.port is not None:
             letter.port.fail(ActorRestarted(f"{self.cell.name} crashed on this request: {description}"))
@@ -530,6 +531,20 @@ def _require_plain(owner: str, handler: Callable[..., Any]) -> None:
             f"{owner}.{handler.__name__}: a handler is a plain function; "
             "start slow work with self.run() and let its end come back as a message"
         )
+
+
+def _trace(error: BaseException) -> str:
+    """What Python prints of an exception, but for the marks below its lines.
+
+    To find their places every line is parsed anew, which takes longer than all the rest of a restart.
+    """
+    report = traceback.TracebackException.from_exception(error, compact=True)
+    shown: traceback.TracebackException | None = report
+    while shown is not None:
+        for frame in shown.stack:
+            frame.colno = None
+        shown = shown.__cause__ or shown.__context__
+    return "".join(report.format())
 
 
 def _describe(error: BaseException) -> str:
