@@ -5,7 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
+import threading
+from collections.abc import Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,9 +18,9 @@ from support.fake_servers import make_settings, run, until
 from support.raw_http import RawClient, RawConnection, call, initialize, notification, request
 
 from mcpv_node.actors.instance.messages import Progressed
-from mcpv_node.actors.kernel import Handle
+from mcpv_node.actors.kernel import ActorSystem, Handle
 from mcpv_node.actors.world import Selector
-from mcpv_node.gateway import CountSessions, HttpDoor, TokenTable
+from mcpv_node.gateway import CountSessions, HttpDoor, TokenTable, http_door
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY, Authority
 from mcpv_node.settings import (
     ListenSettings,
@@ -738,6 +741,34 @@ def test_a_killed_door_leaves_nothing_open_and_the_next_one_has_its_port(tmp_pat
         assert pinged.status == 200
 
     run(main)
+
+
+def test_what_is_loaded_when_the_loop_has_closed_is_for_nobody(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    go_on, threads = threading.Event(), list[threading.Thread]()
+
+    def load(*_: object) -> object:
+        threads.append(threading.current_thread())
+        assert go_on.wait(5)
+        return object()
+
+    monkeypatch.setattr(http_door, "_make_rest", load)
+
+    async def main() -> Coroutine[Any, Any, Any]:
+        services: Any = SimpleNamespace(node=SimpleNamespace(system=ActorSystem(asyncio.get_running_loop())))
+        loading = http_door.load_rest(services, None, None)  # type: ignore[arg-type]
+        loading.send(None)
+        await until(lambda: threads)
+        return loading
+
+    loading = run(main)
+    go_on.set()
+    threads[0].join(5)
+    loading.close()
+
+    assert not threads[0].is_alive()
+    assert caplog.records == []
 
 
 def test_a_taken_port_refuses_the_start_and_names_it(tmp_path: Path) -> None:

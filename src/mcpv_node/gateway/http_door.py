@@ -13,8 +13,8 @@ import errno
 import importlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Generator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeAlias, cast
 
@@ -255,12 +255,27 @@ def bind_tcp(host: str, port: int) -> socket.socket:
 
 
 async def load_rest(services: DoorServices, events: EventStreams, logs: LogStreams) -> AsgiApp:
-    """Import and make the REST application on a thread that ends with it."""
-    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="mcpv-rest")
-    try:
-        return await asyncio.get_running_loop().run_in_executor(executor, _make_rest, services, events, logs)
-    finally:
-        executor.shutdown(wait=False)
+    """Import and make the REST application on a thread of its own, which may outlive whoever waits for it."""
+    system = services.node.system
+    loaded: asyncio.Future[AsgiApp] = system.loop.create_future()
+
+    def load() -> None:
+        try:
+            system.post(_settle, loaded, _make_rest(services, events, logs), None)
+        except Exception as error:  # noqa: BLE001  (a thread's border: whoever waits gets every failure)
+            system.post(_settle, loaded, None, error)
+
+    threading.Thread(target=load, name="mcpv-rest").start()
+    return await loaded
+
+
+def _settle(loaded: asyncio.Future[AsgiApp], app: AsgiApp | None, error: Exception | None) -> None:
+    if loaded.done():
+        return
+    if app is not None:
+        loaded.set_result(app)
+    elif error is not None:
+        loaded.set_exception(error)
 
 
 def _make_rest(services: DoorServices, events: EventStreams, logs: LogStreams) -> AsgiApp:
