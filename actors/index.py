@@ -14,7 +14,7 @@ from typing import TypeVar
 from loguru import logger
 
 from mcpv_node.protocol import ServerHello
-from mcpv_node.settings import ServerName, SpecKey
+from mcpv_node.settings import PinTools, ServerName, SpecKey
 from mcpv_node.store import MAX_PROFILES, KindVersion
 from mcpv_node.telemetry import EventKind, rfc3339
 
@@ -156,7 +156,9 @@ class Index(LoopActor[Catalog]):
         is_doubtful = _is_doubtful(message)
         failure = None
         is_news = True
-        if is_doubtful and known is not None and known.listed:
+        if known is not None and _is_known(message, known, self._node.settings.pin_tools):
+            is_news = False
+        elif is_doubtful and known is not None and known.listed:
             self._learn(replace(known, stale=True))
             failure = f"it listed no {self._kind} right after its start; what it had listed before stands"
         else:
@@ -468,6 +470,16 @@ class Index(LoopActor[Catalog]):
 
 def _content(learnt: Learnt) -> tuple[object, ...]:
     return learnt.listed, learnt.hello, learnt.pins
+
+
+def _is_known(message: Lists, known: Learnt, pin_tools: PinTools) -> bool:
+    """Whether a server has listed the very same once more, and nothing else has changed about it, either."""
+    if message.listed != known.listed or message.hello != known.hello:
+        return False
+    if known.source is not Source.LIVE or known.stale or not known.is_kept:
+        return False
+    withheld = known.changed if pin_tools == "block" else frozenset[str]()
+    return known.withheld == withheld and (pin_tools != "off" or not known.changed)
 
 
 def _is_doubtful(message: Lists) -> bool:

@@ -1,12 +1,16 @@
 """Reading a server's lists, page by page, and telling the indexes: each kind on its own.
 
 One reading of a kind at a time; a change announced meanwhile is read after it. A server that does not offer a kind,
-or does not know the method for it, has said that its list is empty, which is not a failure.
+or does not know the method for it, has said that its list is empty, which is not a failure. A page that is to the byte
+what it was the time before is not read again.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Mapping
+
+from msgspec import Raw
 
 from mcpv_node.actors.callers import ClientProfile
 from mcpv_node.actors.index_messages import IndexMessage
@@ -21,6 +25,7 @@ from mcpv_node.protocol import (
     Listed,
     ListName,
     Message,
+    Page,
     Rejected,
     RemoteProtocolError,
     ServerHello,
@@ -35,6 +40,9 @@ from .messages import Lists, ListsFailed
 
 # A server with more pages than this is counting, not listing.
 MAX_PAGES = 1000
+
+# The digest of a page and what it says, by its list and its cursor.
+Pages = dict[tuple[ListName, str | None], tuple[bytes, Page]]
 
 # Sends one request for a page; the callback gets the reply, or None when there was none in time.
 Ask = Callable[[str, bytes | None, Callable[[Message | None], None]], None]
@@ -94,6 +102,11 @@ class ListReader:
             for kind in kinds:
                 self._readers[kind].read(self._hello)
 
+    def read_offered(self) -> None:
+        """Read what there is to list: that there is nothing of a kind does not change."""
+        if self._hello is not None:
+            self.read([kind for kind in KINDS if offers(self._hello.capabilities, kind)])
+
     def abandon(self, why: str) -> None:
         """The instance ends: a reading under way has failed."""
         self._hello = None
@@ -129,6 +142,9 @@ class _KindReader:
         self._rejected: list[Rejected] = []
         self._left: list[ListName] = []
         self._cursors: set[str] = set()
+        self._cursor: str | None = None  # of the page that was asked for
+        self._pages: Pages = {}
+        self._pages_before: Pages = {}
         self._again = False
         self._readings = 0
 
@@ -140,6 +156,7 @@ class _KindReader:
         self._began = self._monotonic()
         self._listed = {}
         self._rejected = []
+        self._pages_before, self._pages = self._pages, {}
         self._left = list(LISTS_OF[self._kind]) if offers(hello.capabilities, self._kind) else []
         self._read_next_list(hello)
 
@@ -163,6 +180,7 @@ class _KindReader:
             self.read(hello)
 
     def _ask_for_page(self, cursor: str | None) -> None:
+        self._cursor = cursor
         self._ask(LISTS[self._left[0]].method, list_params(cursor), self._on_page)
 
     def _on_page(self, reply: Message | None) -> None:
@@ -183,7 +201,7 @@ class _KindReader:
             self._fail(hello, f"{method} was answered with an error: {error[:500]}")
             return
         try:
-            page = parse_page(of, reply.result)
+            page = self._read_page(of, reply.result)
         except RemoteProtocolError as error:
             self._fail(hello, str(error))
             return
@@ -202,6 +220,14 @@ class _KindReader:
         else:
             self._cursors.add(cursor)
             self._ask_for_page(cursor)
+
+    def _read_page(self, of: ListName, result: bytes | Raw) -> Page:
+        at = of, self._cursor
+        digest = hashlib.sha256(result).digest()
+        before = self._pages_before.get(at)
+        page = before[1] if before is not None and before[0] == digest else parse_page(of, result)
+        self._pages[at] = digest, page
+        return page
 
     def _end_list(self, hello: ServerHello) -> None:
         del self._left[0]

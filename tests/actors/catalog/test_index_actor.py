@@ -151,6 +151,20 @@ def test_a_list_that_cannot_be_read_leaves_the_last_good_one_marked_stale(tmp_pa
     run(main())
 
 
+def test_a_list_that_is_the_same_once_more_publishes_nothing(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            published = shelf.world
+
+            shelf.index.tell(lists("alpha", tool("x")))
+            await shelf.settle()
+            assert shelf.world is published
+
+    run(main())
+
+
 def test_a_failure_of_one_server_is_nothing_to_the_lists_of_another(tmp_path: Path) -> None:
     async def main() -> None:
         async with library(tmp_path) as shelf:

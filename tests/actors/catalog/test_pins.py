@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.catalogs import key_of, lists, servers_of, tool, view
 from support.owners import BOUND, Home, home, run, turns
 
@@ -140,6 +141,25 @@ def test_a_changed_tool_is_not_new_because_another_kind_of_client_asks_first(tmp
         assert (await pins.report()).withheld == ("x",)
 
     pinning(tmp_path, "block", scenario)
+
+
+def test_what_pinning_is_set_to_holds_for_a_list_that_stays_the_same(tmp_path: Path) -> None:
+    async def scenario(pins: Pinning) -> None:
+        cell = pins.home.context.world
+
+        async def learn_as(mode: PinTools) -> list[str]:
+            cell.publish_servers(cell.world.servers, replace(cell.world.settings, pin_tools=mode))
+            return await pins.learn(NEW)
+
+        await pins.learn(OLD)
+        assert await learn_as("warn") == ["alpha_x"]
+        assert await learn_as("block") == []
+        assert await learn_as("warn") == ["alpha_x"]
+        assert (await pins.report()).changed == ("x",)
+        assert await learn_as("off") == ["alpha_x"]
+        assert (await pins.report()).changed == ()
+
+    pinning(tmp_path, "warn", scenario)
 
 
 @pytest.mark.parametrize("mode", ["off", "warn", "block"])

@@ -7,11 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pytest
+from msgspec import Raw
 from msgspec.structs import replace
 from support.owners import run, until
 from support.sessions import Session, session
 
+from mcpv_node.actors.instance import lists as list_reader
 from mcpv_node.actors.instance.messages import Lists, ListsFailed, Respec
+from mcpv_node.protocol import ListName, Page, parse_page
 from mcpv_node.settings import ServerName, ServerSpec
 
 # Counts what it is asked for; `announce` says that the lists of these kinds have changed, `asked` gives the counts.
@@ -164,8 +168,32 @@ def test_a_server_that_runs_is_read_again_as_often_as_is_configured(tmp_path: Pa
             await until(lambda: len(told(one, "tools")) >= 3 and len(told(one, "prompts")) >= 3)
 
             assert [lists.again for lists in told(one, "tools")[:3]] == [False, True, True]
+            # That it has no such list it has said once.
+            assert len(told(one, "resources")) == 1
 
     run(main())
+
+
+def test_a_page_that_is_what_it_was_is_not_parsed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes] = []
+
+    def counted(of: ListName, result: bytes | Raw) -> Page:
+        parsed.append(bytes(result))
+        return parse_page(of, result)
+
+    monkeypatch.setattr(list_reader, "parse_page", counted)
+
+    async def main() -> None:
+        async with session(tmp_path, refresh_seconds=0.02, **server({"tools": {}}, pages=2)) as one:
+            await until(lambda: len(told(one, "tools")) >= 3)
+
+            assert len({lists.listed for lists in told(one, "tools")}) == 1
+            assert len(told(one, "tools")[0].listed) == 2
+
+    run(main())
+    assert len(parsed) == 2
 
 
 def test_how_often_it_is_read_again_changes_while_it_runs(tmp_path: Path) -> None:
