@@ -11,10 +11,13 @@ or a duplicate; it changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 from typing import Any, TypeAlias, assert_never
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed, Normal, Shutdown
 
@@ -50,8 +53,7 @@ class Mode(StrEnum):
     ENDED = "ended"
 
 
-@dataclass(frozen=True, slots=True)
-class Child:
+class Child(Struct, frozen=True):
     """One child at one moment."""
 
     spec: ChildSpec
@@ -91,8 +93,7 @@ class Child:
         return self.phase is Phase.STOPPED and self.wanted
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(Struct, frozen=True):
     """A supervisor's children, in start order, and the rules they live by."""
 
     name: str

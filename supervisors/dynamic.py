@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
+from msgspec import structs
+
 from mcpv_node.actors.kernel import Crashed, ExitReason, Handle, Shutdown
 
 from .decisions import (
@@ -94,7 +96,7 @@ class DynamicSupervisor(ChildKeeper):
         if before is None:
             return
         if self._counts_together():
-            before = replace(before, restarts=self._restarts)
+            before = structs.replace(before, restarts=self._restarts)
         after, actions = decide(before, heard, now=self._now(), rng=self._rng)
         if self._counts_together():
             self._restarts = after.restarts

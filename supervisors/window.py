@@ -5,7 +5,8 @@ Pure: the caller brings the time, so the tests never wait for it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .errors import SpecError
@@ -29,10 +30,10 @@ class RestartWindow:
         if not self.period > 0:
             raise SpecError(f"window.period: {self.period} is not more than 0 seconds")
 
-    def recent(self, restarts: Iterable[float], now: float) -> tuple[float, ...]:
-        """Those restarts that still count at `now`."""
-        return tuple(at for at in restarts if now - at <= self.period)
+    def recent(self, restarts: Sequence[float], now: float) -> tuple[float, ...]:
+        """Those restarts that still count at `now`; they are in order of time."""
+        return tuple(restarts[bisect_left(restarts, now - self.period) :])
 
-    def admits(self, restarts: Iterable[float], now: float) -> bool:
+    def admits(self, restarts: Sequence[float], now: float) -> bool:
         """Tell whether one more restart at `now` stays within the window."""
         return len(self.recent(restarts, now)) < self.max_restarts

@@ -345,8 +345,9 @@ class KernelActor(pykka.Actor, Generic[E]):
 
     def _crash(self, error: BaseException, letter: Letter | None) -> None:
         """An exception got out of a hook or a handler: this actor ends, nothing else does."""
-        logger.bind(actor=self.cell.name, incarnation=self.incarnation).error(
-            "actor crashed\n{}", _trace(error)
+        # Lazily: the text of a traceback takes about as long as all the rest of a restart, and is for who logs it.
+        logger.bind(actor=self.cell.name, incarnation=self.incarnation).opt(lazy=True).error(
+            "actor crashed\n{}", lambda: _trace(error)
         )
         description = _describe(error)
         if letter is not None and letter.port is not None:

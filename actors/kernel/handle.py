@@ -68,14 +68,12 @@ class Handle(Generic[M_contra]):
         Raises AskTimeout, ActorDead, ActorRestarted (twice in one ask), MailboxFull, UnhandledMessage.
         """
         system = self.cell.system
-        loop = system.loop
-        # It runs, on this very thread, so it is the one that this coroutine runs on.
-        if not (system.on_loop_thread() and loop.is_running()):
+        if not system.is_running_here():
             return await self._ask_from_elsewhere(request, timeout)
         port = self._send(request)
         if port.is_settled and port.error is None:
             return port.result()
-        deadline = loop.time() + timeout
+        deadline = system.loop.time() + timeout
         try:
             return port.result() if port.is_settled else await self._wait(port, deadline, timeout)
         except ActorRestarted:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
+import traceback
 from typing import Any
 
 import pytest
+from loguru import logger
 from support.actors import Began, Do, LastRites, Note, Place, Stage, Started, crash, in_thread, perform
 
 from mcpv_node.actors.kernel import (
@@ -101,6 +103,50 @@ def test_an_exception_whose_repr_raises_still_ends_the_actor_and_answers_the_ask
         assert await place.ended() == Crashed("Unprintable (its repr raised ValueError)")
 
     perform(scenario)
+
+
+def test_the_log_of_a_crash_has_the_traceback_and_names_the_actor(runtime: Runtime) -> None:
+    async def scenario(stage: Stage) -> None:
+        place = Place(stage, runtime).start()
+
+        place.handle.tell(Do(crash))
+
+        await place.ended()
+
+    records: list[Any] = []
+    sink = logger.add(lambda message: records.append(message.record), level="ERROR", format="{message}")
+    try:
+        perform(scenario)
+    finally:
+        logger.remove(sink)
+
+    [record] = [it for it in records if it["message"].startswith("actor crashed")]
+    lines = record["message"].splitlines()
+    assert lines[1] == "Traceback (most recent call last):"
+    assert any(line.endswith("in crash") for line in lines)
+    assert lines[-1] == "ValueError: boom"
+    assert record["extra"] == {"actor": "player", "incarnation": 1}
+
+
+def test_a_crash_that_nobody_logs_is_not_put_into_words(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(stage: Stage) -> None:
+        place = Place(stage, runtime).start()
+
+        place.handle.tell(Do(crash))
+
+        assert await place.ended() == Crashed("ValueError('boom')")
+
+    worded: list[BaseException] = []
+    monkeypatch.setattr(traceback, "format_exception", worded.append)
+    logger.disable("mcpv_node.actors.kernel")
+    try:
+        perform(scenario)
+    finally:
+        logger.enable("mcpv_node.actors.kernel")
+
+    assert worded == []
 
 
 def test_an_exception_in_on_start_is_a_crash_that_never_started(runtime: Runtime) -> None:
