@@ -11,6 +11,7 @@ from typing import Any
 
 import hypothesis.strategies as st
 import pytest
+from msgspec.structs import replace
 from support.doors import Stage, local, open_door
 from support.fake_servers import run, until
 from support.fuzzing import TEST_TIMEOUT, Theatre, fuzz
@@ -22,7 +23,7 @@ from mcpv_node.gateway.auth import DEFAULT_AUTHORITY
 from mcpv_node.gateway.http import HttpApp
 from mcpv_node.gateway.wire import MAX_BODY, KnownExchange
 from mcpv_node.protocol import MODERN
-from mcpv_node.settings import NodeLimits
+from mcpv_node.settings import NodeLimits, ProfileSettings, ServerName
 
 TOKENS = TokenTable([("good", DEFAULT_AUTHORITY)])
 
@@ -112,6 +113,39 @@ def test_a_modern_request_for_something_else_is_known_and_judged_by_its_own_head
     answers = run(main)
 
     assert [answer.status for answer in answers] == [200, 200, 400, 200]
+    assert len(known.bodies) == 3
+
+
+def test_what_a_known_request_leads_to_is_looked_up_anew_when_the_node_changes(
+    tmp_path: Path, known: Known
+) -> None:
+    headers = {
+        "Authorization": "Bearer good",
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": MODERN[0],
+        "Mcp-Method": "tools/list",
+    }
+
+    def showing(server: str) -> ProfileSettings:
+        return ProfileSettings(name="p", servers=(ServerName(server),))
+
+    async def main() -> list[set[str]]:
+        settings = local(profiles=(showing("alpha"),))
+        seen: list[set[str]] = []
+        async with open_door(tmp_path, settings=settings, tokens=TOKENS) as stage:
+            connection = await RawConnection.open(stage.url)
+            cell = stage.node.services.node.world
+            for server in ("alpha", "alpha", "beta", "alpha"):
+                changed = replace(cell.world.settings, profiles=(showing(server),))
+                cell.publish_servers(cell.world.servers, changed)
+                body = json.dumps(modern("tools/list")).encode()
+                answer = await connection.ask("POST", "/mcp/profile/p", headers, body)
+                seen.append({tool["name"].partition("_")[0] for tool in answer.json()["result"]["tools"]})
+            await connection.close()
+        return seen
+
+    assert run(main) == [{"alpha"}, {"alpha"}, {"beta"}, {"alpha"}]
     assert len(known.bodies) == 3
 
 
