@@ -32,23 +32,37 @@ NextKey = Callable[[float], str | None]
 
 @contextmanager
 def reading_keys() -> Generator[NextKey]:
-    """Give a function that waits so many seconds for a key; without a terminal to read from, it only waits."""
-    if not sys.stdin.isatty():
-        yield _wait
-        return
-    descriptor = sys.stdin.fileno()
-    before = termios.tcgetattr(descriptor)
-    on_term = signal.signal(signal.SIGTERM, _interrupt)
+    """Give a function that waits so many seconds for a key; without a terminal to read from, it only waits.
+
+    SIGINT and SIGTERM are a KeyboardInterrupt at once, and where that was lost, in a finalizer for one, at the next key.
+    """
+    is_interrupted = False
+
+    def interrupt(_number: int, _frame: FrameType | None) -> None:
+        nonlocal is_interrupted
+        is_interrupted = True
+        raise KeyboardInterrupt
+
+    def next_key(seconds: float) -> str | None:
+        if is_interrupted:
+            raise KeyboardInterrupt
+        if descriptor is None:
+            time.sleep(seconds)
+            return None
+        return _next_key(descriptor, seconds)
+
+    descriptor = sys.stdin.fileno() if sys.stdin.isatty() else None
+    before = None if descriptor is None else termios.tcgetattr(descriptor)
+    handlers = [(number, signal.signal(number, interrupt)) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        tty.setcbreak(descriptor)
-        yield lambda seconds: _next_key(descriptor, seconds)
+        if descriptor is not None:
+            tty.setcbreak(descriptor)
+        yield next_key
     finally:
-        termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
-        signal.signal(signal.SIGTERM, on_term)
-
-
-def _wait(seconds: float) -> None:
-    time.sleep(seconds)
+        if descriptor is not None and before is not None:
+            termios.tcsetattr(descriptor, termios.TCSADRAIN, before)
+        for number, handler in handlers:
+            signal.signal(number, handler)
 
 
 def _next_key(descriptor: int, seconds: float) -> str | None:
@@ -59,7 +73,3 @@ def _next_key(descriptor: int, seconds: float) -> str | None:
         # The terminal has gone.
         raise KeyboardInterrupt
     return _ESCAPES.get(data, data[:1].decode(errors="replace"))
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
