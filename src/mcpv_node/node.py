@@ -50,7 +50,7 @@ from mcpv_node.actors import (
     WorldCell,
 )
 from mcpv_node.actors.audit import AuditMessage
-from mcpv_node.actors.clients import ClientsMessage, RegisterAgain
+from mcpv_node.actors.clients import ClientsMessage
 from mcpv_node.actors.config import RELOAD_BOUND, Applied, Config, ConfigMessage, Rejected, Reload
 from mcpv_node.actors.config_edits import write_edit
 from mcpv_node.actors.events import EventsMessage
@@ -80,6 +80,7 @@ from mcpv_node.gateway import (
     HeldCalls,
     HeldMessage,
     HttpDoor,
+    HttpDoorMessage,
     Issuer,
     IssuerKeys,
     IssuerKeysMessage,
@@ -212,7 +213,8 @@ class NodeRuntime:
         self._linger = Handle[LingerMessage].create(self.system, "linger")
         self._init = Handle[InitMessage].create(self.system, "init")
         self._config = Handle[ConfigMessage].create(self.system, "config")
-        self._doors: tuple[Handle[RegisterAgain | ServersChanged], ...] = ()
+        # Where those are who see a part of the node.
+        self._shown_at: tuple[Handle[ServersChanged], ...] = ()
         self.fault: str | None = None  # why the node asked itself to stop
         self._bootstrap = Handle[LearningMessage].create(self.system, "bootstrap")
         self._open_tasks = Handle[OpenTasksMessage].create(self.system, "tasks")
@@ -352,7 +354,8 @@ class NodeRuntime:
         watches = Handle[WatchesMessage].create(system, "watches")
         sessions = Handle[SessionsMessage].create(system, "sessions")
         lines = Handle[LinesDoorMessage].create(system, "lines")
-        self._doors = doors = (sessions, lines)
+        http = Handle[HttpDoorMessage].create(system, "http")
+        self._shown_at = sessions, http, lines
         groups = self._groups
         self.context = context = NodeContext(
             node_id=node_id,
@@ -417,7 +420,9 @@ class NodeRuntime:
                     ),
                     self._init_child(groups),
                     self._bootstrap_child(),
-                    ChildSpec(id="clients", start=lambda: Clients(context, doors), handle=clients),
+                    ChildSpec(
+                        id="clients", start=lambda: Clients(context, (sessions, lines)), handle=clients
+                    ),
                     ChildSpec(id="watches", start=lambda: Watches(context, wishes), handle=watches),
                     self._config_child(),
                     supervisor_child(
@@ -441,6 +446,7 @@ class NodeRuntime:
                                         on_bound=self._on_bound,
                                         drain_bound=self._longest_drain,
                                     ),
+                                    handle=http,
                                     grace=self.longest_stop,
                                 ),
                                 ChildSpec(
@@ -522,7 +528,7 @@ class NodeRuntime:
     def _config_child(self) -> ChildSpec:
         """The settings are read again from where they came; what a program gave us by hand has no such place."""
         options, path = self._options, self._options.config_path
-        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap, self._doors)
+        reloading = Reloading(self.context, self._groups, self._init, self._bootstrap, self._shown_at)
 
         async def apply(settings: NodeSettings) -> Difference:
             return await reloading.apply(_with_address(settings, options.http))

@@ -9,12 +9,14 @@ from typing import Any
 
 import pytest
 from gateway.test_lines_door import LineClient, Stage
+from msgspec.structs import replace
 from support.fake_servers import TOOLS, fake_node, make_settings, run, until
 from support.modern_client import WILLING, again, modern
 from support.raw_http import call, notification, request
 
+from mcpv_node.actors.index_messages import ServersChanged
 from mcpv_node.gateway import LinesDoor
-from mcpv_node.settings import NodeLimits
+from mcpv_node.settings import NodeLimits, ProfileSettings, ServerName
 
 SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
 FORM = b'{"message":"who?","requestedSchema":{"type":"object","properties":{}}}'
@@ -22,12 +24,12 @@ FORM = b'{"message":"who?","requestedSchema":{"type":"object","properties":{}}}'
 
 @asynccontextmanager
 async def open_line(
-    folder: Path, *, greet: bool = False, **more: Any
+    folder: Path, *, greet: bool = False, hello: object = None, **more: Any
 ) -> AsyncIterator[tuple[Stage, LineClient]]:
     path = folder / "node.sock"
     async with fake_node(folder, tools=(*TOOLS, "asks"), **more) as node:
         stage = Stage(node, path, await node.start(LinesDoor(node.services, path)))
-        client = await LineClient.open(path, greet=greet)
+        client = await LineClient.open(path, hello, greet=greet)
         try:
             yield stage, client
         finally:
@@ -186,6 +188,29 @@ def test_a_subscription_tells_as_lines_and_ends_with_its_result_when_the_node_st
         assert changed["params"]["_meta"][SUBSCRIPTION] == "a"
         assert (result["id"], result["result"]["_meta"][SUBSCRIPTION]) == ("a", "a")
         assert end is None
+
+    run(main)
+
+
+def test_a_subscription_ends_with_its_result_once_its_profile_means_something_else(tmp_path: Path) -> None:
+    def showing(server: str) -> tuple[ProfileSettings, ...]:
+        return (ProfileSettings(name="p", servers=(ServerName(server),)),)
+
+    async def main() -> None:
+        settings = make_settings(profiles=showing("alpha"))
+        hello = {"mcpv": 1, "profile": "p"}
+        async with open_line(tmp_path, hello=hello, settings=settings) as (stage, client):
+            await client.ask(modern("subscriptions/listen", id="a", notifications={"toolsListChanged": True}))
+            cell = stage.node.services.node.world
+            changed = replace(cell.world.settings, profiles=showing("beta"))
+
+            cell.publish_servers(cell.world.servers, changed)
+            stage.door.tell(ServersChanged())
+            result = await client.read()
+            listed = await client.ask(modern("tools/list"))
+
+        assert (result["id"], result["result"]["resultType"]) == ("a", "complete")
+        assert {tool["name"].partition("_")[0] for tool in listed["result"]["tools"]} == {"beta"}
 
     run(main)
 

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from support.doors import local, open_door
 from support.fake_servers import run, until
 from support.modern_client import ModernClient, modern
 
-from mcpv_node.actors.index_messages import SnapshotChanged
+from mcpv_node.actors.index_messages import ServersChanged, SnapshotChanged
 from mcpv_node.gateway import listening, modern_http
-from mcpv_node.settings import NodeLimits
+from mcpv_node.settings import NodeLimits, ProfileSettings, ServerName
 
 SUBSCRIPTION = "io.modelcontextprotocol/subscriptionId"
 
@@ -69,6 +70,38 @@ def test_what_was_not_asked_for_is_not_told(tmp_path: Path) -> None:
             await client.close()
 
         assert heard["method"] == "notifications/prompts/list_changed"
+
+    run(main)
+
+
+@pytest.mark.parametrize(("path", "ends"), [("/mcp/profile/p", True), ("/mcp", False)])
+def test_a_subscription_ends_with_its_result_once_its_profile_means_something_else(
+    tmp_path: Path, path: str, ends: bool
+) -> None:
+    def showing(server: str) -> tuple[ProfileSettings, ...]:
+        return (ProfileSettings(name="p", servers=(ServerName(server),)),)
+
+    async def main() -> None:
+        async with open_door(tmp_path, settings=local(profiles=showing("alpha"))) as stage:
+            client = ModernClient(stage.url, path)
+            stream = await client.send(listen(toolsListChanged=True))
+            await stream.read_head()
+            await stream.read_event()
+            await until(lambda: stage.node.subscribers.joined)
+            cell = stage.node.services.node.world
+
+            stage.door.tell(ServersChanged())
+            cell.publish_servers(cell.world.servers, replace(cell.world.settings, profiles=showing("beta")))
+            stage.door.tell(ServersChanged())
+            if ends:
+                result = await stream.read_event()
+                assert (result["id"], result["result"]["resultType"]) == ("sub", "complete")
+                assert await stream.read_event() is None
+                await until(lambda: not stage.node.subscribers.joined)
+            else:
+                stage.node.subscribers.tell_all()
+                assert (await stream.read_event())["method"] == "notifications/tools/list_changed"
+            await client.close()
 
     run(main)
 

@@ -21,6 +21,7 @@ from typing import TypeAlias, cast
 import uvicorn
 from loguru import logger
 
+from mcpv_node.actors.index_messages import ServersChanged
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Shutdown, handles
 from mcpv_node.settings import parse_address
 
@@ -72,7 +73,7 @@ class _DrainEnded:
     """The bound for calls in hand is over."""
 
 
-HttpDoorMessage: TypeAlias = _Open | _RestLoaded | _Served | _DrainEnded
+HttpDoorMessage: TypeAlias = _Open | _RestLoaded | _Served | _DrainEnded | ServersChanged
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +179,11 @@ class HttpDoor(LoopActor[BoundAddress]):
             self._app.give_up_rest()
         else:
             self._app.mount_rest(message.outcome)
+
+    @handles(ServersChanged)
+    def _on_servers_changed(self, _: ServersChanged) -> None:
+        if self._app is not None:
+            self._app.mcp.look_again()
 
     @handles(_DrainEnded)
     def _on_drain_ended(self, _: _DrainEnded) -> None:

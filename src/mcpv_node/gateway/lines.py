@@ -362,6 +362,7 @@ class LineConnection(asyncio.Protocol):
             selector = Cut(server=self._wanted.server, profile=self._wanted.profile, servers=frozenset())
         if selector != front.selector:
             front.select(selector)
+            self._modern.drain()  # subscriptions end with their results; their client subscribes to what it sees now
             node.subscribers.tell(Join(self._consumer, selector, front.on_snapshot_changed))
             self.register()
 

@@ -92,6 +92,10 @@ class McpEndpoint:
             stream.close()
         self._modern.close_streams()
 
+    def look_again(self) -> None:
+        """The servers or profiles have changed; the sessions are seen to by their owner."""
+        self._modern.look_again()
+
     def handle(self, exchange: Exchange, place: Place) -> Coroutine[None, None, None]:
         """Answer one request that may be here."""
         match exchange.method:

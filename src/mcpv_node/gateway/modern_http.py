@@ -46,6 +46,7 @@ from .modern_reply import Asked, ModernReply, overloaded
 from .outbox import Mark, Outbox
 from .places import Place
 from .services import DoorServices
+from .visibility import resolve_selector
 
 # A longer one would only be a way to fill memory.
 MAX_KEY = 256
@@ -81,7 +82,8 @@ class ModernHttp:
     def __init__(self, services: DoorServices) -> None:
         self._services = services
         self._front = ModernFront(services)
-        self._streams: set[Outbox] = set()
+        # The subscriptions that are open, and where they were made.
+        self._streams: dict[Outbox, Place] = {}
         self._is_closed = False
 
     def close_streams(self) -> None:
@@ -89,6 +91,17 @@ class ModernHttp:
         self._is_closed = True
         for stream in list(self._streams):
             stream.finish()
+
+    def look_again(self) -> None:
+        """A reload may have made another part of the node of what a path names.
+
+        A subscription goes on with what it was made for, so where that is something else now it ends, with its result,
+        and its client makes another.
+        """
+        world = self._services.node.world.world
+        for stream, place in list(self._streams.items()):
+            if resolve_selector(world, place.wanted, within=place.within) != place.selector:
+                stream.finish()
 
     async def answer(
         self, exchange: Exchange, place: Place, message: Message, verdict: Verdict, headers: McpHeaders
@@ -121,7 +134,7 @@ class ModernHttp:
         elif isinstance(step, ModernFlight):
             await self._run(exchange, step)
         else:
-            await self._stream(exchange, step, client.seen)
+            await self._stream(exchange, step, client.seen, place)
 
     def _see(self, connection: Connection, meta: RequestMeta, key: str | None, place: Place) -> ModernClient:
         """Who asks, and say that this client is there, unless its connection has just said so."""
@@ -155,13 +168,13 @@ class ModernHttp:
             connection.forget(hang_up)
             answer.abandon()
 
-    async def _stream(self, exchange: Exchange, subscription: Subscription, seen: Seen) -> None:
+    async def _stream(self, exchange: Exchange, subscription: Subscription, seen: Seen, place: Place) -> None:
         if len(self._streams) >= self._services.node.settings.limits.sessions:
             await write_reply(exchange, overloaded(subscription.id, "too many subscriptions are open"))
             return
         stream = Outbox(SUBSCRIPTION)
         reader = stream.connect()
-        self._streams.add(stream)
+        self._streams[stream] = place
         if self._is_closed:
             stream.finish()
         exchange.connection.when_lost(stream.finish)
@@ -187,7 +200,7 @@ class ModernHttp:
         finally:
             exchange.connection.forget(stream.finish)
             beginning.cancel()
-            self._streams.discard(stream)
+            del self._streams[stream]
             subscription.drop()
 
 
