@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.modern_client import VERSION, modern
 from support.nodes import BadServer, Node, Session, ended_at_last, running_node, start_node_as_configured
 from support.processes import alive, wait_until
 
@@ -389,6 +390,34 @@ def test_a_session_lives_on_when_its_profile_is_edited_and_hears_that_its_lists_
     assert hidden["code"] == -32602
     assert again == pid
     assert gone == 404
+
+
+def test_a_modern_subscription_ends_once_its_profile_shows_something_else(
+    tmp_path: Path, one: BadServer
+) -> None:
+    folder = tmp_path / "node.yaml"
+    (folder / "profiles").mkdir(parents=True)
+    (folder / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
+    quiet = folder / "profiles" / "quiet.yaml"
+    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    listen = modern("subscriptions/listen", id="s", notifications={"toolsListChanged": True})
+    headers = {
+        "Content-Type": "application/json",
+        "Accept": "application/json, text/event-stream",
+        "MCP-Protocol-Version": VERSION,
+        "Mcp-Method": "subscriptions/listen",
+    }
+    with ended_at_last(start_node_as_configured(tmp_path)) as node:
+        node.until_learnt(["one"])
+        stream = node.send("POST", "/mcp/profile/quiet", json.dumps(listen).encode(), headers)
+        messages = stream.messages()
+        agreed = json.loads(next(messages))
+        quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo"]}}))
+        reload(node)
+        last = [json.loads(message) for message in messages][-1]
+
+    assert agreed["method"] == "notifications/subscriptions/acknowledged"
+    assert (last["id"], last["result"]["resultType"]) == ("s", "complete")
 
 
 def test_an_operators_stop_is_over_when_the_entry_is_edited(tmp_path: Path, one: BadServer) -> None:
