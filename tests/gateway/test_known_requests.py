@@ -36,7 +36,7 @@ class Known:
         serve = wire.WholeAnswers.serve
 
         def counted(protocol: wire.WholeAnswers, exchange: KnownExchange) -> None:
-            self.bodies.append(exchange._body)
+            self.bodies.append(b"".join(exchange._pieces))
             serve(protocol, exchange)
 
         patch.setattr(wire.WholeAnswers, "serve", counted)

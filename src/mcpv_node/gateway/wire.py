@@ -86,11 +86,7 @@ class WholeAnswers(HttpToolsProtocol):
                 super().data_received(data)
                 return
             self._known = known
-            rest = known.begin(data)
-        elif known.is_whole:
-            rest = data
-        else:
-            rest = known.go_on(data)
+        rest = data if known.is_whole else known.take(data)
         if rest:
             # The client does not wait for its answer.
             self._later += rest
@@ -207,7 +203,7 @@ class WholeAnswers(HttpToolsProtocol):
 class KnownExchange(Exchange):
     """A request whose head has the bytes of the one before on its connection."""
 
-    __slots__ = ("_begin", "_body", "_length", "_wire", "is_over", "is_whole")
+    __slots__ = ("_at", "_missing", "_pieces", "_wire", "is_over", "is_whole")
 
     def __init__(
         self,
@@ -220,21 +216,21 @@ class KnownExchange(Exchange):
     ) -> None:
         super().__init__(head, own, connection)
         self._wire = wire
-        self._body = b""
-        self._begin = begin
-        self._length = length
+        self._at = begin  # where the body stands in what came first
+        self._missing = length  # of it, in bytes
+        self._pieces: list[bytes] = []
         self.is_whole = False  # all of it has come
         self.is_over = False  # all of the answer has gone
 
-    def begin(self, data: bytes) -> bytes:
-        """Take what came first; returns what is not of this request."""
-        return self.go_on(data, self._begin)
-
-    def go_on(self, data: bytes, at: int = 0) -> bytes:
-        """Take what came next; returns what is not of this request."""
-        end = at + self._length - len(self._body)
-        self._body += data[at:end]
-        if len(self._body) == self._length:
+    def take(self, data: bytes) -> bytes:
+        """Take what came; returns what is not of this request."""
+        end = self._at + self._missing
+        piece = data[self._at : end]
+        if piece:
+            self._pieces.append(piece)
+        self._missing -= len(piece)
+        self._at = 0
+        if not self._missing:
             self.is_whole = True
             self._wire.serve(self)
         return data[end:]
@@ -254,9 +250,10 @@ class KnownExchange(Exchange):
         return self._wire.scheme == "https"
 
     async def body(self, limit: int) -> bytes:
-        if len(self._body) > limit:
+        body = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
+        if len(body) > limit:
             raise TooLarge
-        return self._body
+        return body
 
     async def answer(
         self,
