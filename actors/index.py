@@ -157,6 +157,7 @@ class Index(LoopActor[Catalog]):
         failure = None
         is_news = True
         if known is not None and _is_known(message, known, self._node.settings.pin_tools):
+            self._learn(replace(known, learnt_at=self._wall_time()))
             is_news = False
         elif is_doubtful and known is not None and known.listed:
             self._learn(replace(known, stale=True))
@@ -173,6 +174,9 @@ class Index(LoopActor[Catalog]):
         self._note_rejected(message)
         self._tell_news(message, None, is_news=is_news)
 
+    def _wall_time(self) -> str:
+        return rfc3339(self._node.clock.wall())
+
     def _learnt_from(self, message: Lists, known: Learnt | None) -> Learnt:
         fresh = Learnt(
             message.spec_key,
@@ -180,7 +184,7 @@ class Index(LoopActor[Catalog]):
             message.listed,
             Source.LIVE,
             hello=message.hello,
-            learnt_at=rfc3339(self._node.clock.wall()),
+            learnt_at=self._wall_time(),
         )
         return self._pin(fresh, known, message) if self._kind == "tools" else fresh
 
