@@ -6,7 +6,7 @@ No framework stands between the HTTP server and `/mcp`; this is what would be le
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -96,7 +96,7 @@ class Exchange(ABC):
         """The whole body; TooLarge as soon as it is known to be more than `limit` bytes."""
 
     @abstractmethod
-    async def answer(
+    def answer(
         self,
         status: int,
         body: bytes = b"",
@@ -104,7 +104,7 @@ class Exchange(ABC):
         rest: tuple[bytes, ...] = (),
         content_type: bytes = JSON,
         headers: Headers | None = None,
-    ) -> None:
+    ) -> Coroutine[None, None, None]:
         """Answer with one body, whose `rest` may follow in pieces."""
 
     @abstractmethod

@@ -70,7 +70,7 @@ from .held import (
 from .identity import SERVER_INFO
 from .learning import wait_for_first_lists
 from .mirrors import mirrored_in
-from .modern_lists import LIST_OF, ModernLists
+from .modern_lists import LIST_OF, Lacking, ModernLists
 from .modern_reply import Asked, ModernReply, overloaded, refusal
 from .multi_round import KEEP_BOUND
 from .ports import Tell
@@ -144,7 +144,9 @@ class ModernFlight:
         """Return the answer; None when the client cancelled. `tell` gets the notifications on the way."""
         request = self._asked.request
         try:
-            await self._learn()
+            lacking = self._lists.lacking(self._asked)
+            if lacking is not None:
+                await self._learn(lacking)
             if request.method in LIST_OF:
                 return self._lists.page(self._asked)
             reply = await self._call(tell)
@@ -168,12 +170,11 @@ class ModernFlight:
         finally:
             self.end()
 
-    async def _learn(self) -> None:
-        lacking = self._lists.lacking(self._asked)
-        if lacking is not None:
-            self._control.wait(self._services.node.system.loop)
-            await wait_for_first_lists(self._services.node, lacking.kind, lacking.keys, lacking.patience)
-            self._control.end()
+    async def _learn(self, lacking: Lacking) -> None:
+        node = self._services.node
+        self._control.wait(node.system.loop)
+        await wait_for_first_lists(node, lacking.kind, lacking.keys, lacking.patience)
+        self._control.end()
 
     async def _call(self, tell: Tell) -> ModernReply | None:
         asked = self._asked

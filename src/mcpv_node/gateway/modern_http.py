@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Coroutine
 from functools import partial
 from typing import Final
 
@@ -103,38 +104,36 @@ class ModernHttp:
             if resolve_selector(world, place.wanted, within=place.within) != place.selector:
                 stream.finish()
 
-    async def answer(
+    def answer(
         self, exchange: Exchange, place: Place, message: Message, verdict: Verdict, headers: McpHeaders
-    ) -> None:
+    ) -> Coroutine[None, None, None]:
         """Answer a message that `judge_post` has found not to be a legacy one."""
         match verdict:
             case Refused():
                 id = message.id if isinstance(message, Request) else None
-                await _refuse(exchange, verdict, id)
+                return _refuse(exchange, verdict, id)
             case ModernNotice() | Legacy():
-                await exchange.answer(202)
+                return exchange.answer(202)
             case _:
                 assert isinstance(message, Request)  # nothing else is judged to be served
-                await self._serve(exchange, place, message, verdict, headers)
+                return self._serve(exchange, place, message, verdict, headers)
 
-    async def _serve(
+    def _serve(
         self, exchange: Exchange, place: Place, request: Request, said: Modern, headers: McpHeaders
-    ) -> None:
+    ) -> Coroutine[None, None, None]:
         key = exchange.header(KEY_HEADER)
         if key is not None and not 0 < len(key) <= MAX_KEY:
             why = f"Mcpv-Key is not 1 to {MAX_KEY} characters long"
-            await exchange.answer(400, encode_failure(request.id, code=INVALID_REQUEST, message=why))
-            return
+            return exchange.answer(400, encode_failure(request.id, code=INVALID_REQUEST, message=why))
         client = self._see(exchange.connection, said.meta, key, place)
         step = self._front.receive(
             Asked(request, said.meta, said.params, client.caller, place.selector, headers=headers)
         )
         if isinstance(step, ModernReply):
-            await write_reply(exchange, step)
-        elif isinstance(step, ModernFlight):
-            await self._run(exchange, step)
-        else:
-            await self._stream(exchange, step, client.seen, place)
+            return write_reply(exchange, step)
+        if isinstance(step, ModernFlight):
+            return self._run(exchange, step)
+        return self._stream(exchange, step, client.seen, place)
 
     def _see(self, connection: Connection, meta: RequestMeta, key: str | None, place: Place) -> ModernClient:
         """Who asks, and say that this client is there, unless its connection has just said so."""
