@@ -94,7 +94,7 @@ class Cell:
         else:
             self.stash.append(letter)
 
-    def deliver_ask(self, letter: Letter) -> None:
+    def deliver_now(self, letter: Letter) -> None:
         """Have a coroutine's letter read now if its reader is free, else deliver it. Never from a handler.
 
         What the loop would do in its next turn is done in this one, with nothing between: a future, a timer and two

@@ -62,6 +62,10 @@ class Handle(Generic[M_contra]):
                 kind = type(message).__name__
                 system.bury_late(DeadLetter(self.cell.name, self.cell.kind, kind, "the loop has closed"))
 
+    def tell_now(self, message: M_contra) -> None:
+        """`tell`, read in this very turn where its reader is free; from a coroutine on the node's loop, not a handler."""
+        self.cell.deliver_now(Letter(message))
+
     async def ask(self, request: Request[R], timeout: float) -> R:
         """Wait at most `timeout` seconds for the reply, on the node's loop or on any other.
 
@@ -82,7 +86,7 @@ class Handle(Generic[M_contra]):
 
     def _send(self, request: Request[R]) -> LoopPort[R]:
         port: LoopPort[R] = LoopPort()
-        self.cell.deliver_ask(Letter(request, port))
+        self.cell.deliver_now(Letter(request, port))
         return port
 
     async def _wait(self, port: LoopPort[R], deadline: float, timeout: float) -> R:

@@ -540,7 +540,7 @@ class Trip:
             if slot_held:
                 self.server.handle.tell(CallEnded(ok=False))
             else:
-                self.server.handle.tell(Release(lease.lease, ok))
+                self.server.handle.tell_now(Release(lease.lease, ok))
         if isinstance(answer, CallFailed):
             return self._with_times(answer.failure, lease, sent)
         return answer

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
 from loguru import logger
@@ -164,8 +165,8 @@ class WholeAnswers(HttpToolsProtocol):
 
     def head_of(self, status: int, headers: bytes) -> bytes:
         """The first lines of an answer, and these."""
-        date = b"".join(b"%b: %b\r\n" % line for line in self.server_state.default_headers)
         close = b"connection: close\r\n" if self._is_ending else b""
+        date = _date_lines(tuple(self.server_state.default_headers))
         return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date, headers, close)
 
     def on_response_complete(self) -> None:
@@ -289,6 +290,12 @@ class KnownExchange(Exchange):
         await self._wire.until_writable()
         self.is_over = True
         self._wire.finish(b"0\r\n\r\n")
+
+
+@lru_cache(1)
+def _date_lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """What the server adds to every answer, which is another once a second."""
+    return b"".join(b"%b: %b\r\n" % line for line in headers)
 
 
 def encode_headers(headers: Headers) -> bytes:
