@@ -28,6 +28,16 @@ def write(node: Node, servers: Sequence[Mapping[str, Any]], **settings: Any) -> 
     beside.replace(path)
 
 
+def write_folder(folder: Path, one: BadServer) -> Path:
+    """Write a configuration in a folder, with a profile that shows two tools of one server; the profile's file."""
+    profiles = folder / "node.yaml" / "profiles"
+    profiles.mkdir(parents=True)
+    (profiles.parent / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
+    quiet = profiles / "quiet.yaml"
+    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    return quiet
+
+
 def reload(node: Node) -> dict[str, str]:
     """Have it applied, and say what has changed."""
     status, body = node.rest("POST", "reload")
@@ -337,11 +347,7 @@ def test_a_profile_that_is_added_to_the_folder_is_there(tmp_path: Path, one: Bad
 
 
 def test_a_client_that_stays_sees_what_its_profile_shows_now(tmp_path: Path, one: BadServer) -> None:
-    folder = tmp_path / "node.yaml"
-    (folder / "profiles").mkdir(parents=True)
-    (folder / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
-    quiet = folder / "profiles" / "quiet.yaml"
-    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    quiet = write_folder(tmp_path, one)
     with ended_at_last(start_node_as_configured(tmp_path)) as node:
         node.until_learnt(["one"])
         with node.line_session("--profile", "quiet") as lines:
@@ -361,11 +367,7 @@ def test_a_client_that_stays_sees_what_its_profile_shows_now(tmp_path: Path, one
 def test_a_session_lives_on_when_its_profile_is_edited_and_hears_that_its_lists_are_others(
     tmp_path: Path, one: BadServer
 ) -> None:
-    folder = tmp_path / "node.yaml"
-    (folder / "profiles").mkdir(parents=True)
-    (folder / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
-    quiet = folder / "profiles" / "quiet.yaml"
-    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    quiet = write_folder(tmp_path, one)
     with ended_at_last(start_node_as_configured(tmp_path)) as node:
         node.until_learnt(["one"])
         with node.session("/mcp/profile/quiet") as session, node.session() as other:
@@ -395,11 +397,7 @@ def test_a_session_lives_on_when_its_profile_is_edited_and_hears_that_its_lists_
 def test_a_modern_subscription_ends_once_its_profile_shows_something_else(
     tmp_path: Path, one: BadServer
 ) -> None:
-    folder = tmp_path / "node.yaml"
-    (folder / "profiles").mkdir(parents=True)
-    (folder / "runtime.yaml").write_text(json.dumps({"servers": [one.entry()]}))
-    quiet = folder / "profiles" / "quiet.yaml"
-    quiet.write_text(json.dumps({"servers": ["one"], "tools": {"allow": ["one.echo", "one.pid"]}}))
+    quiet = write_folder(tmp_path, one)
     listen = modern("subscriptions/listen", id="s", notifications={"toolsListChanged": True})
     headers = {
         "Content-Type": "application/json",
