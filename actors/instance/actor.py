@@ -349,6 +349,7 @@ class Instance(LoopActor[None], abc.ABC):
             meta=self._meta_for(request),
             progress_token=call.id if request.wants_progress else None,
             name=request.name,
+            members=request.members,
         )
         self._pending.add(call)
         self._transmit_request(

@@ -92,6 +92,7 @@ class Call(Request[Answer | CallFailed], Struct, frozen=True):
     wants_progress: bool = False
     log_level: str | None = None  # the least severe log message its client wants; None: none at all
     definition: bytes | None = None  # the tool's own: a server behind HTTP may want arguments in headers
+    members: dict[str, Raw] | None = None  # of the params, where they have been read
 
 
 class AnswerAsk(Struct, frozen=True):

@@ -8,8 +8,9 @@ import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from mcpv_node.protocol import BackMeta, RemoteProtocolError, params_for_back, subject_of
+from mcpv_node.protocol import BackMeta, RemoteProtocolError, params_for_back, parse_call, subject_of
 
 P = "io.modelcontextprotocol/"
 FRONT = {
@@ -185,3 +186,29 @@ def test_what_a_request_is_about_is_read(method: str, params: object, subject: s
 def test_a_request_about_nothing_is_told_what_is_missing(method: str, params: bytes | None, why: str) -> None:
     with pytest.raises(RemoteProtocolError, match=why):
         subject_of(method, params)
+
+
+@pytest.mark.parametrize("token", [None, 7])
+@pytest.mark.parametrize("name", [None, "a", "b"])
+def test_params_that_have_been_read_are_not_read_again_and_come_out_the_same(
+    token: int | None, name: str | None
+) -> None:
+    params = Raw(b'{"name":"a","arguments":{"x":1},"_meta":{"progressToken":"t","trace":"kept"}}')
+    call = parse_call(params)
+    assert call.members is not None
+    before = dict(call.members)
+
+    again = params_for_back("tools/call", params, meta=None, progress_token=token, name=name)
+    known = params_for_back(
+        "tools/call", params, meta=None, progress_token=token, name=name, members=call.members
+    )
+
+    assert known == again
+    assert call.members == before
+
+
+def test_other_params_have_members_of_their_own() -> None:
+    call = parse_call(Raw(b'{"name":"a"}')).with_params(Raw(b'{"name":"a","arguments":{}}'))
+
+    assert call.members is None
+    assert params_for_back("tools/call", call.params, meta=None, members=call.members) == bytes(call.params)

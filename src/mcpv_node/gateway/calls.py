@@ -506,17 +506,19 @@ class Trip:
     async def _call(self, lease: Lease) -> Answer | CallFailure:
         sent = self.node.clock.monotonic()
         route, port = self.route, self._port
+        params = self.params if self._trace is None else self._trace.sends(lease, self.params)
         call = InstanceCall(
             lease=lease.lease,
             caller=self.caller,
             method=route.call.method,
-            params=self.params if self._trace is None else self._trace.sends(lease, self.params),
+            params=params,
             deadline=self.ends,
             name=route.own_name,
             on_event=None if port is None else partial(self._on_event, lease),
             wants_progress=port is not None and port.wants_progress,
             log_level=None if port is None else port.log_level,
             definition=None if route.entry is None else route.entry.raw_definition,
+            members=route.call.members if params is route.call.params else None,
         )
         answer: Answer | CallFailed
         slot_held = False

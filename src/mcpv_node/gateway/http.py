@@ -195,7 +195,7 @@ class HttpApp:
 
     def _count(self, exchange: Exchange, authority: Authority) -> float:
         """Count the request: 0.0, or the seconds to wait where it is one too many, before anything of its body is read."""
-        if exchange.path in HEALTH_PATHS:
+        if not self._services.rates.is_limited or exchange.path in HEALTH_PATHS:
             return 0.0
         return self._services.rates.admit(authority.principal, self._services.node.clock.monotonic())
 

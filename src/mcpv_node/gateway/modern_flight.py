@@ -392,7 +392,7 @@ def _bound(asked: Asked) -> tuple[str, ...]:
 def _with_params(route: Route, responses: Mapping[str, Raw], state: str | None) -> Route:
     """The same request for the next round, with these answers and this state and no others."""
     params = Raw(retry_params(route.call.params, responses=responses, state=state))
-    return replace(route, call=replace(route.call, params=params))
+    return replace(route, call=route.call.with_params(params))
 
 
 def _carry_on() -> None:

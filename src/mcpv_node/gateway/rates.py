@@ -38,16 +38,17 @@ def decide_request(bucket: Bucket | None, now: float, *, per_minute: int) -> tup
 class Rates:
     """See the module. `per_minute` 0 admits everything."""
 
-    __slots__ = ("_buckets", "_limit", "_per_minute")
+    __slots__ = ("_buckets", "_limit", "_per_minute", "is_limited")
 
     def __init__(self, per_minute: int = 0, *, limit: int = MAX_PRINCIPALS) -> None:
         self._per_minute = per_minute
+        self.is_limited = per_minute > 0
         self._limit = limit
         self._buckets: OrderedDict[str, Bucket] = OrderedDict()
 
     def admit(self, principal: str, now: float) -> float:
         """Count one request of `principal`: 0.0 when it is admitted, else the seconds to wait before another."""
-        if not self._per_minute:
+        if not self.is_limited:
             return 0.0
         before = self._buckets.get(principal)
         self._buckets[principal], wait = decide_request(before, now, per_minute=self._per_minute)

@@ -82,7 +82,7 @@ def open_task(
         return NoRoute(INVALID_PARAMS, f"the {PURPOSE} is not valid here")
     own = Raw(rename_task(call.params, call.name, sealed.own))
     task = TaskRef(call.name, sealed.own, sealed.instance)
-    return Route(replace(call, params=own), server, None), task
+    return Route(call.with_params(own), server, None), task
 
 
 def on_reply(

@@ -122,9 +122,7 @@ class WholeAnswers(HttpToolsProtocol):
 
     def serve(self, exchange: KnownExchange) -> None:
         """All of the request is there."""
-        task = self.loop.create_task(self._serve(exchange))
-        task.add_done_callback(self.tasks.discard)
-        self.tasks.add(task)
+        self.tasks.add(self.loop.create_task(self._serve(exchange)))
 
     async def _serve(self, exchange: KnownExchange) -> None:
         try:
@@ -134,6 +132,9 @@ class WholeAnswers(HttpToolsProtocol):
             if not exchange.is_started:
                 await exchange.problem(500, "the request failed inside the node")
         finally:
+            task = asyncio.current_task(self.loop)
+            assert task is not None  # it runs this
+            self.tasks.discard(task)
             if not exchange.is_over:
                 self.transport.close()
 

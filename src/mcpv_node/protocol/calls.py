@@ -10,6 +10,7 @@ from typing import Final
 
 import msgspec
 from msgspec import Raw
+from msgspec.structs import replace
 
 from .envelope import RawId
 from .errors import RemoteProtocolError
@@ -32,6 +33,13 @@ class Call(msgspec.Struct, frozen=True):
     key: str | None
     params: Raw
     method: str = CALL
+    members: dict[str, Raw] | None = (
+        None  # those of the params, where they have been read; nobody changes them
+    )
+
+    def with_params(self, params: Raw) -> Call:
+        """The same call with other params."""
+        return replace(self, params=params, members=None)
 
 
 def parse_call(params: Raw | None, method: str = CALL) -> Call:
@@ -41,16 +49,16 @@ def parse_call(params: Raw | None, method: str = CALL) -> Call:
     found = read_object(params, f"the params of {method}")
     name = subject_in(method, found) or ""
     if META not in found:
-        return Call(name, None, None, params, method)
+        return Call(name, None, None, params, method, found)
     meta = meta_in(found)
     token = read_progress_token(meta)
     key = read_text(meta, ROUTING_KEY, f'_meta["{ROUTING_KEY}"]') if ROUTING_KEY in meta else None
-    return Call(name, token, key, params, method)
+    return Call(name, token, key, params, method, found)
 
 
 def call_of(params: Raw, method: str, found: dict[str, Raw], meta: RequestMeta) -> Call:
     """The same for a modern request, whose params and `_meta` have been read."""
-    return Call(subject_in(method, found) or "", meta.progress_token, meta.key, params, method)
+    return Call(subject_in(method, found) or "", meta.progress_token, meta.key, params, method, found)
 
 
 def cancelled(id: int | RawId, reason: str | None = None) -> bytes:

@@ -7,6 +7,7 @@ context included; where nothing changes, the very bytes do.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Final
 
@@ -64,12 +65,16 @@ def params_for_back(
     meta: BackMeta | None,
     progress_token: int | None = None,
     name: str | None = None,
+    members: Mapping[str, Raw] | None = None,
 ) -> bytes | None:
     """The same params for a server: a modern one when there is a `meta`, else a legacy one.
 
-    `name` is what the server itself calls the tool, prompt, resource or task; None leaves it as it is.
+    `name` is what the server itself calls the tool, prompt, resource or task; None leaves it as it is. `members` are
+    those of the params, where they have been read.
     """
-    found: dict[str, object] = {} if params is None else {**read_object(params, "params")}
+    if members is None:
+        members = {} if params is None else read_object(params, "params")
+    found: dict[str, object] = {**members}
     is_changed = name is not None and _rename(method, found, name)
     if meta is not None or progress_token is not None or META in found:
         is_changed |= _set_meta(found, meta, progress_token)

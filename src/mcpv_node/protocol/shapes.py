@@ -38,7 +38,8 @@ CACHEABLE: Final = frozenset(
 _TTL: Final = "ttlMs"
 _SCOPE: Final = "cacheScope"
 _READ: Final = "resources/read"
-_OF_ITSELF: Final = (f'"{RESULT_TYPE}"'.encode(), f'"{META}"'.encode())
+_QUOTED_TYPE: Final = f'"{RESULT_TYPE}"'.encode()
+_QUOTED_META: Final = f'"{META}"'.encode()
 _COMPLETE_AND_SIGNED: Final = (
     f'"{RESULT_TYPE}":"{ResultType.COMPLETE.value}","{META}":{{"{SERVER_INFO_KEY}":'.encode()
 )
@@ -116,7 +117,7 @@ def error_to_legacy(method: str, error: bytes | Raw) -> bytes:
 def _says_nothing_of_itself(data: bytes) -> bool:
     """Whether an object with members certainly has none of those that are added: it need not be read for that."""
     # A backslash may spell a letter of a key.
-    return data[:2] == b'{"' and b"\\" not in data and not any(key in data for key in _OF_ITSELF)
+    return data[:2] == b'{"' and not (b"\\" in data or _QUOTED_TYPE in data or _QUOTED_META in data)
 
 
 def _sign(found: dict[str, object], server_info: bytes) -> bool:
