@@ -396,6 +396,15 @@ def test_problems_carry_what_was_found_what_is_allowed_and_the_nearest(program: 
     )
 
 
+def test_what_is_allowed_instead_of_a_key_is_told_once_each(program: Program) -> None:
+    program.config.write_text("foo: 1\nservers: []\n")
+
+    (key,) = json.loads(program("validate", "--json").err)["problems"]
+
+    assert "servers" in key["allowed"]
+    assert len(set(key["allowed"])) == len(key["allowed"])
+
+
 @pytest.mark.parametrize(
     ("shell", "line"), [("bash", "complete -o"), ("zsh", "compdef"), ("fish", "complete ")]
 )

@@ -13,6 +13,8 @@ from typing import Any
 
 from support.nodes import BadServer, environment, log_path, running_node
 
+from mcpv_node.cli.diagnose import unused_path
+
 # One for each way in which a secret comes into a node or out of a server.
 SECRETS = {
     "env": "env-hunter2-and-more",
@@ -174,6 +176,20 @@ def test_without_a_node_there_is_less_and_it_says_so(tmp_path: Path) -> None:
     assert json.loads(files["manifest.json"])["leftOut"]
     assert again.returncode == 1
     assert "is there already" in json.loads(again.stderr)["error"]
+
+
+def test_two_bundles_of_one_second_are_two_files(tmp_path: Path) -> None:
+    stem = str(tmp_path / "mcpv-node-diagnose-20261127-224926")
+    (tmp_path / f"{stem}.tar.gz").touch()
+
+    second = unused_path(stem)
+    second.symlink_to("nowhere")
+    third = unused_path(stem)
+
+    assert (second.name, third.name) == (
+        "mcpv-node-diagnose-20261127-224926-2.tar.gz",
+        "mcpv-node-diagnose-20261127-224926-3.tar.gz",
+    )
 
 
 def test_a_configuration_that_cannot_be_read_is_said_and_not_shown(tmp_path: Path) -> None:

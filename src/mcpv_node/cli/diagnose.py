@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from importlib import metadata
+from itertools import chain, count
 from pathlib import Path
 from typing import Any, cast
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
@@ -68,7 +69,7 @@ def command(output: Path | None, config: Path | None) -> int:
       mcpv-node diagnose --output fault.tar.gz
     """
     clock = SystemClock()
-    path = output or Path(f"mcpv-node-diagnose-{clock.wall():%Y%m%d-%H%M%S}.tar.gz")
+    path = output or unused_path(f"mcpv-node-diagnose-{clock.wall():%Y%m%d-%H%M%S}")
     folder = state_dir(invocation().state_dir, os.environ, None)
     node, absence = _find(folder)
     loaded, problem = _load(config, node)
@@ -95,6 +96,12 @@ def command(output: Path | None, config: Path | None) -> int:
         raise CommandFailed(f"{path} cannot be written: {error.strerror or error}") from None
     _announce(path, bundle)
     return OK
+
+
+def unused_path(stem: str) -> Path:
+    """Name the first of STEM.tar.gz, STEM-2.tar.gz, ... that is not there: two in one second are two files."""
+    stems = chain([stem], (f"{stem}-{number}" for number in count(2)))
+    return next(path for name in stems if not os.path.lexists(path := Path(f"{name}.tar.gz")))
 
 
 def _announce(path: Path, bundle: Bundle) -> None:

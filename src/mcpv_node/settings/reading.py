@@ -188,7 +188,7 @@ class Reader:
             if key.text in apart:
                 continue
             if key.text not in known:
-                self._refuse_key(where, key.text, [*known, *apart])
+                self._refuse_key(where, key.text, list(dict.fromkeys([*known, *apart])))
                 continue
             read = self._value(value, known[key.text].type, where, bad=bad, key=key.text)
             if isinstance(read, _Bad):
