@@ -20,7 +20,7 @@ from support.raw_http import RawClient, RawConnection, call, initialize, notific
 from mcpv_node.actors.instance.messages import Progressed
 from mcpv_node.actors.kernel import ActorSystem, Handle
 from mcpv_node.actors.world import Selector
-from mcpv_node.gateway import CountSessions, HttpDoor, TokenTable, http_door
+from mcpv_node.gateway import CountSessions, HttpDoor, TokenTable, http, http_door
 from mcpv_node.gateway.auth import DEFAULT_AUTHORITY, Authority
 from mcpv_node.settings import (
     ListenSettings,
@@ -741,6 +741,37 @@ def test_a_killed_door_leaves_nothing_open_and_the_next_one_has_its_port(tmp_pat
         assert pinged.status == 200
 
     run(main)
+
+
+@pytest.mark.parametrize(
+    ("fails", "bound", "status"), [(False, 10.0, 200), (True, 10.0, 500), (False, 0.01, 503)]
+)
+def test_who_asks_before_rest_is_loaded_waits_for_it_for_a_while(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fails: bool, bound: float, status: int
+) -> None:
+    go_on, make = threading.Event(), http_door._make_rest
+
+    def load(*more: Any) -> Any:
+        assert go_on.wait(5)
+        if fails:
+            raise ImportError("no such thing")
+        return make(*more)
+
+    monkeypatch.setattr(http_door, "_make_rest", load)
+    monkeypatch.setattr(http, "REST_BOUND", bound)
+
+    async def main() -> int:
+        async with open_door(tmp_path) as stage:
+            connection = await RawConnection.open(stage.url)
+            await connection.send("GET", "/api/v1/servers")
+            if status != 503:
+                go_on.set()
+            answer = await connection.read()
+            go_on.set()
+            await connection.close()
+        return answer.status
+
+    assert run(main) == status
 
 
 def test_what_is_loaded_when_the_loop_has_closed_is_for_nobody(

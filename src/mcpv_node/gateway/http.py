@@ -6,7 +6,9 @@ application waits for it: it is loaded after the door is open, so that MCP does 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 
 from loguru import logger
 
@@ -43,6 +45,9 @@ from .traces import note_arrival
 # How long a client should wait for what takes well under a second (seconds).
 RETRY_AFTER = b"1"
 
+# REST is there a fraction of a second after the door, and later only where the machine has no time for it (seconds).
+REST_BOUND = 10.0
+
 _CHALLENGE = b'Bearer realm="mcpv-node"'
 
 
@@ -67,16 +72,17 @@ class HttpApp:
         )
         self._health = HealthView(services.check_health, services.node.clock)
         self._rest: AsgiApp | None = None
-        self._rest_failed = False
+        self._is_rest_decided = asyncio.Event()  # it is there, or will not come
         self._closing = False
 
     def mount_rest(self, rest: AsgiApp) -> None:
         """From now on `/api` is answered by this."""
         self._rest = rest
+        self._is_rest_decided.set()
 
     def give_up_rest(self) -> None:
         """It will not come: nobody should wait for it."""
-        self._rest_failed = True
+        self._is_rest_decided.set()
 
     def close(self) -> None:
         """Take nothing new and end the open streams; calls in hand go on."""
@@ -232,13 +238,21 @@ class HttpApp:
                 await refresh_gauges(self._services.node)
                 body, content_type = self._services.node.metrics.exposition()
                 await exchange.answer(200, body, content_type=content_type.encode("latin-1"))
-        elif self._rest_failed:
-            await exchange.problem(500, "this part of the node could not be loaded; its log says why")
-        elif self._rest is None:
+        elif not await self._is_rest_loaded():
             await self._unavailable(exchange, "this part of the node is still being loaded")
+        elif self._rest is None:
+            await exchange.problem(500, "this part of the node could not be loaded; its log says why")
         else:
             assert isinstance(exchange, AsgiExchange)  # nothing else is remembered but what goes to MCP
             await exchange.pass_on(self._rest, {AUTHORITY: authority})
+
+    async def _is_rest_loaded(self) -> bool:
+        """Wait for it, since whoever asks a node that is ready may well be sooner; False when it takes too long."""
+        if not self._is_rest_decided.is_set():
+            with suppress(TimeoutError):
+                async with asyncio.timeout(REST_BOUND):
+                    await self._is_rest_decided.wait()
+        return self._is_rest_decided.is_set()
 
     async def _tell_health(self, exchange: Exchange) -> None:
         if not await self._is_read(exchange):
