@@ -139,7 +139,9 @@ def test_a_crash_that_nobody_logs_is_not_put_into_words(
         assert await place.ended() == Crashed("ValueError('boom')")
 
     worded: list[BaseException] = []
-    monkeypatch.setattr(traceback, "format_exception", worded.append)
+    monkeypatch.setattr(
+        traceback.TracebackException, "from_exception", lambda error, **_: worded.append(error)
+    )
     logger.disable("mcpv_node.actors.kernel")
     try:
         perform(scenario)
