@@ -653,10 +653,8 @@ class Instance(LoopActor[None], abc.ABC):
 
     @handles(Poll)
     def _on_poll(self, _message: Poll) -> None:
-        if self._list_timer is not None:
-            self._read_lists()
-        if self._phase is Phase.READY:
-            self._lists.read_offered()
+        self._to_read |= self._lists.offered
+        self._read_lists()
         self._poll_timer = self.after(self._polls_every, Poll())
 
     def _poll_as_configured(self) -> None:

@@ -102,10 +102,11 @@ class ListReader:
             for kind in kinds:
                 self._readers[kind].read(self._hello)
 
-    def read_offered(self) -> None:
-        """Read what there is to list: that there is nothing of a kind does not change."""
-        if self._hello is not None:
-            self.read([kind for kind in KINDS if offers(self._hello.capabilities, kind)])
+    @property
+    def offered(self) -> frozenset[Kind]:
+        """What there is to list: that there is nothing of a kind does not change."""
+        hello = self._hello
+        return frozenset(kind for kind in KINDS if hello is not None and offers(hello.capabilities, kind))
 
     def abandon(self, why: str) -> None:
         """The instance ends: a reading under way has failed."""

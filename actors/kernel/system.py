@@ -58,7 +58,7 @@ class ActorSystem:
     def is_running_here(self) -> bool:
         """Whether this code runs on the node's loop: a thread runs one loop at a time. `get_running_loop` asks the
         operating system for the process's id each time, which is a tenth of an ask."""
-        return threading.get_ident() == self.thread_id and self.loop.is_running()
+        return self.on_loop_thread() and self.loop.is_running()
 
     def post(self, function: Callable[..., Any], *args: Any) -> bool:
         """Run `function` on the loop from any thread; False when the loop has closed."""

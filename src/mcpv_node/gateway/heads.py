@@ -24,11 +24,12 @@ CONNECTION: Final = "mcpv_node.connection"
 
 CONTENT_LENGTH: Final = b"content-length"
 AUTHORIZATION: Final = b"authorization"
+TRACEPARENT: Final = b"traceparent"
 METHOD: Final = b"mcp-method"
 NAME: Final = b"mcp-name"
 
 # What is each request's own. That of a trace and that of the modern era's method and name differ as often as a body does.
-OWN: Final = (CONTENT_LENGTH, AUTHORIZATION, b"traceparent", METHOD, NAME)
+OWN: Final = (CONTENT_LENGTH, AUTHORIZATION, TRACEPARENT, METHOD, NAME)
 
 # White space around a value, which is not part of it (RFC 9110, section 5.6.3).
 OWS: Final = " \t"

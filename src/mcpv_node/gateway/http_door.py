@@ -266,22 +266,24 @@ async def load_rest(services: DoorServices, events: EventStreams, logs: LogStrea
     loaded: asyncio.Future[AsgiApp] = system.loop.create_future()
 
     def load() -> None:
+        outcome: AsgiApp | Exception
         try:
-            system.post(_settle, loaded, _make_rest(services, events, logs), None)
+            outcome = _make_rest(services, events, logs)
         except Exception as error:  # noqa: BLE001  (a thread's border: whoever waits gets every failure)
-            system.post(_settle, loaded, None, error)
+            outcome = error
+        system.post(_settle, loaded, outcome)
 
     threading.Thread(target=load, name="mcpv-rest").start()
     return await loaded
 
 
-def _settle(loaded: asyncio.Future[AsgiApp], app: AsgiApp | None, error: Exception | None) -> None:
+def _settle(loaded: asyncio.Future[AsgiApp], outcome: AsgiApp | Exception) -> None:
     if loaded.done():
         return
-    if app is not None:
-        loaded.set_result(app)
-    elif error is not None:
-        loaded.set_exception(error)
+    if isinstance(outcome, Exception):
+        loaded.set_exception(outcome)
+    else:
+        loaded.set_result(outcome)
 
 
 def _make_rest(services: DoorServices, events: EventStreams, logs: LogStreams) -> AsgiApp:

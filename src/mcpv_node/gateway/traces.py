@@ -22,6 +22,7 @@ from mcpv_node.actors.leases import Lease, Refused
 from mcpv_node.protocol import CALL, GET_PROMPT, READ_RESOURCE, check_trace, read_trace, write_trace
 
 from .asgi import Exchange
+from .heads import TRACEPARENT
 from .routing import Route
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ _GOOD: Final = frozenset({"ok", "cancelled"})
 
 def note_arrival(exchange: Exchange) -> None:
     """Remember what the headers say of a trace, for the calls that this task and those it makes will serve."""
-    parent = exchange.own.get(b"traceparent")
+    parent = exchange.own.get(TRACEPARENT)
     _arrived.set(None if parent is None else check_trace(parent, exchange.header(b"tracestate")))
 
 

@@ -167,8 +167,8 @@ class WholeAnswers(HttpToolsProtocol):
     def head_of(self, status: int, headers: bytes) -> bytes:
         """The first lines of an answer, and these."""
         close = b"connection: close\r\n" if self._is_ending else b""
-        date = _date_lines(tuple(self.server_state.default_headers))
-        return b"%b%b%b%b\r\n" % (STATUS_LINE[status], date, headers, close)
+        added = _encode_added(tuple(self.server_state.default_headers))
+        return b"%b%b%b%b\r\n" % (STATUS_LINE[status], added, headers, close)
 
     def on_response_complete(self) -> None:
         self._held.flush()
@@ -293,18 +293,16 @@ class KnownExchange(Exchange):
         self._wire.finish(b"0\r\n\r\n")
 
 
-@lru_cache(1)
-def _date_lines(headers: tuple[tuple[bytes, bytes], ...]) -> bytes:
-    """What the server adds to every answer, which is another once a second."""
-    return b"".join(b"%b: %b\r\n" % line for line in headers)
-
-
-def encode_headers(headers: Headers) -> bytes:
+def encode_headers(headers: Sequence[tuple[bytes, bytes]]) -> bytes:
     """Headers as they are written; ValueError for what would be more than a header."""
     for name, value in headers:
         if HEADER_VALUE_RE.search(value):
             raise ValueError(f"{name!r} cannot have this value: {value!r}")
     return b"".join(b"%b: %b\r\n" % line for line in headers)
+
+
+# What the server adds to every answer is another once a second.
+_encode_added: Final = lru_cache(1)(encode_headers)
 
 
 class _Held:

@@ -33,9 +33,8 @@ class Call(msgspec.Struct, frozen=True):
     key: str | None
     params: Raw
     method: str = CALL
-    members: dict[str, Raw] | None = (
-        None  # those of the params, where they have been read; nobody changes them
-    )
+    # Those of the params, where they have been read; nobody changes them.
+    members: dict[str, Raw] | None = None
 
     def with_params(self, params: Raw) -> Call:
         """The same call with other params."""
