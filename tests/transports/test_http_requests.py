@@ -351,8 +351,8 @@ def test_closing_ends_requests_without_a_word(loop: str) -> None:
             session.send(NOTE)
             await server.asked(1)
 
-            await session.close(grace=1.0)
-            await session.close(grace=1.0)
+            await session.close(grace=0.1)
+            await session.close(grace=0.1)
             session.send_request(2, CALL)
             session.send(NOTE)
 

@@ -90,6 +90,21 @@ def test_messages_wait_for_the_place_and_keep_their_order() -> None:
     run(main())
 
 
+def test_what_was_sent_arrives_before_the_stream_is_closed() -> None:
+    async def main() -> None:
+        sink = RecordingHttpSink()
+        old = OldServer(post_status=202)
+        async with HttpServer(old) as server:
+            async with sse(server.url, sink) as session:
+                await old.opened()
+                session.send(b"1")
+                session.send(b"2")
+
+            assert [request.body for request in server.requests[1:]] == [b"1", b"2"]
+
+    run(main())
+
+
 def test_place_on_another_origin_gets_nothing() -> None:
     async def main() -> None:
         sink = RecordingHttpSink()

@@ -227,6 +227,41 @@ def test_closing_does_not_depend_on_how_the_server_takes_it(answer: Handler) -> 
     run(main())
 
 
+@on_both_loops
+def test_what_was_sent_arrives_before_the_goodbye(loop: str) -> None:
+    async def main() -> None:
+        sink = RecordingHttpSink()
+        steps = [json_reply(REPLY, Mcp_Session_Id="s-1"), status(202), status(202), status(200)]
+        async with HttpServer(script(*steps)) as server:
+            async with streamable(server.url, sink) as session:
+                session.send_request(1, CALL)
+                await sink.until_over(1)
+                session.send(b"2")
+                session.send(b"3")
+
+            assert [request.body for request in server.requests[1:]] == [b"2", b"3", b""]
+            assert server.requests[-1].method == "DELETE"
+
+    run(main(), loop)
+
+
+def test_goodbye_is_said_to_a_server_that_takes_nothing_more() -> None:
+    async def main() -> None:
+        sink = RecordingHttpSink()
+        steps = [json_reply(REPLY, Mcp_Session_Id="s-1"), Request.closed, status(200)]
+        async with HttpServer(script(*steps)) as server, streamable(server.url, sink) as session:
+            session.send_request(1, CALL)
+            await sink.until_over(1)
+            session.send(NOTE)
+            session.send(NOTE)
+
+            await session.close(grace=0.5)
+
+            assert [request.method for request in server.requests] == ["POST", "POST", "DELETE"]
+
+    run(main())
+
+
 def test_modern_session_has_no_name_and_says_no_goodbye() -> None:
     async def main() -> None:
         sink = RecordingHttpSink()

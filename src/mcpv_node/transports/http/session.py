@@ -125,23 +125,36 @@ class HttpSession(ABC):
         self._base[PROTOCOL_VERSION] = protocol_version
 
     async def close(self, *, grace: float) -> None:
-        """End the session within `grace` seconds, as its kind has it, and let go of all. Idempotent."""
+        """End the session within `grace` seconds, as its kind has it, and let go of all. Idempotent.
+
+        What was sent arrives first, if the server takes it in half of that time; requests in flight are left.
+        """
         if self._is_closed:
             return
         self._is_closed = True
-        tasks: list[asyncio.Task[HttpFailure | None] | asyncio.Task[None]] = [*self._others]
-        tasks += [exchange.task for exchange in self._exchanges.values() if exchange.task is not None]
-        for task in tasks:
-            task.cancel()
+        deadline = self._loop.time() + grace
+        try:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(grace / 2):
+                    await _until_done(self._last_send)
+        finally:
+            tasks = self._cancel_all()
         try:
             if tasks:
                 # They were cancelled, and no task of ours holds on to that.
                 await asyncio.wait(tasks)
             with suppress(ExchangeError, TimeoutError):
-                async with asyncio.timeout(grace):
+                async with asyncio.timeout_at(deadline):
                     await self._say_goodbye()
         finally:
             await self._client.close()
+
+    def _cancel_all(self) -> list[asyncio.Task[HttpFailure | None] | asyncio.Task[None]]:
+        tasks: list[asyncio.Task[HttpFailure | None] | asyncio.Task[None]] = [*self._others]
+        tasks += [exchange.task for exchange in self._exchanges.values() if exchange.task is not None]
+        for task in tasks:
+            task.cancel()
+        return tasks
 
     # ---- what the kinds differ in ----
 
