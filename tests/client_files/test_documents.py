@@ -71,7 +71,7 @@ JSON = st.recursive(
 @given(
     document=st.dictionaries(st.text(max_size=5), JSON, max_size=4), indent=st.sampled_from([None, 2, "\t"])
 )
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_any_document_keeps_the_rest(document: dict[str, Any], indent: Any) -> None:
     text = json.dumps(document, indent=indent, ensure_ascii=False)
 

@@ -83,7 +83,6 @@ def test_it_answers_as_it_says(node: Node, document: dict[str, Any], method: str
     @given(case=schema[path][method].as_strategy())
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
         derandomize=True,
         database=None,
         phases=[Phase.explicit, Phase.generate],

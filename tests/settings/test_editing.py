@@ -233,7 +233,7 @@ TEXTS = st.text(
 
 
 @given(args=st.lists(TEXTS), env=st.dictionaries(st.from_regex(r"[A-Z]{1,3}", fullmatch=True), TEXTS))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @pytest.mark.parametrize("text", ["servers: []\n", FLOW])
 def test_any_text_that_is_written_is_read_again(text: str, args: list[str], env: dict[str, str]) -> None:
     def written(value: str) -> str:

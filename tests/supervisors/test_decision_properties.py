@@ -99,7 +99,7 @@ def child_specs() -> st.SearchStrategy[list[Any]]:
     return st.lists(one, max_size=3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     strategy=st.sampled_from(Strategy),
     max_restarts=st.integers(0, 4),

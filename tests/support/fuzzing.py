@@ -41,7 +41,6 @@ def fuzz(examples: int, **strategies: st.SearchStrategy[Any]) -> Callable[[Calla
     def run(check: Callable[..., None]) -> None:
         shown = settings(
             max_examples=500 if SECONDS else examples,
-            deadline=None,
             derandomize=not SECONDS,
             database=None,
             suppress_health_check=list(HealthCheck),

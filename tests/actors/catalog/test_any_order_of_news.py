@@ -201,7 +201,7 @@ CHANGED = [Step("learnt", entries=("x",)), Step("learnt", entries=("x",), note="
 
 
 @example([Step("learnt", entries=("x", "y")), Step("turn"), Step("exposed")])
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture])
 @given(STEPS)
 @example([*CHANGED, Step("two crashes"), Step("approved"), Step("exposed"), Step("two crashes")])
 @example(

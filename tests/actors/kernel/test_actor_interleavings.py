@@ -18,7 +18,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(steps=STEPS)
 def test_every_ask_ends_once_and_every_message_told_is_handled_or_a_dead_letter(steps: list[str]) -> None:
     async def scenario(stage: Stage) -> None:
