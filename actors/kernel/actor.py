@@ -311,10 +311,12 @@ class KernelActor(pykka.Actor, Generic[E]):
 
     def _invoke(self, letter: Letter) -> Any:
         """Run the handler for one letter and return its result."""
+        handler = self.handlers.get(type(letter.message))
+        return self._invoke_other(letter) if handler is None else handler(self, letter.message)
+
+    def _invoke_other(self, letter: Letter) -> Any:
+        """The same for what no class has a handler of its own for."""
         message = letter.message
-        handler = self.handlers.get(type(message))
-        if handler is not None:
-            return handler(self, message)
         if isinstance(message, StopRequested):
             if letter.port is not None:
                 self._stop_ports.append(letter.port)

@@ -71,23 +71,21 @@ class Handle(Generic[M_contra]):
 
         Raises AskTimeout, ActorDead, ActorRestarted (twice in one ask), MailboxFull, UnhandledMessage.
         """
-        system = self.cell.system
+        cell = self.cell
+        system = cell.system
         if not system.is_running_here():
             return await self._ask_from_elsewhere(request, timeout)
-        port = self._send(request)
+        port: LoopPort[R] = LoopPort()
+        cell.deliver_now(Letter(request, port))
         if port.is_settled and port.error is None:
             return port.result()
         deadline = system.loop.time() + timeout
         try:
             return port.result() if port.is_settled else await self._wait(port, deadline, timeout)
         except ActorRestarted:
-            port = self._send(request)
+            port = LoopPort()
+            cell.deliver_now(Letter(request, port))
             return port.result() if port.is_settled else await self._wait(port, deadline, timeout)
-
-    def _send(self, request: Request[R]) -> LoopPort[R]:
-        port: LoopPort[R] = LoopPort()
-        self.cell.deliver_now(Letter(request, port))
-        return port
 
     async def _wait(self, port: LoopPort[R], deadline: float, timeout: float) -> R:
         system = self.cell.system

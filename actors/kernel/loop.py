@@ -84,7 +84,9 @@ class LoopActor(KernelActor[E]):
         """Handle one letter; False when there is nobody to read another."""
         self._letter = letter
         try:
-            reply = self._invoke(letter)
+            # `_invoke`, without a call of its own: every message comes through here.
+            handler = self.handlers.get(type(letter.message))
+            reply = self._invoke_other(letter) if handler is None else handler(self, letter.message)
         except BaseException as error:  # noqa: BLE001  (the actor loop is the border)
             self._letter = None
             self._crash(error, letter)

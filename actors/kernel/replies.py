@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Generator
 from types import TracebackType
-from typing import Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar
 
 import pykka
 from loguru import logger
@@ -67,7 +67,7 @@ class LoopPort(Struct, Generic[R], eq=False):
         """The answer that has come."""
         if self.error is not None:
             raise self.error
-        return cast("R", self._value)
+        return self._value  # type: ignore[return-value]
 
     def wait(self, loop: asyncio.AbstractEventLoop) -> asyncio.Future[R]:
         """What the answer that has not come yet will be set on."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import threading
 from collections import Counter
 from collections.abc import Callable
+from threading import get_ident
 from typing import TYPE_CHECKING, Any
 
 from mcpv_node.telemetry.clock import Clock, SystemClock
@@ -33,7 +33,7 @@ class ActorSystem:
     ) -> None:
         self.loop = loop
         self.clock: Clock = clock or SystemClock()
-        self.thread_id = threading.get_ident()
+        self.thread_id = get_ident()
         self.deadlines = Deadlines(loop)
         self.dead_letters: Counter[str] = Counter()
         self.on_dead_letter = on_dead_letter
@@ -53,12 +53,12 @@ class ActorSystem:
         return [actor for actor in self._living if actor.state == "running"]
 
     def on_loop_thread(self) -> bool:
-        return threading.get_ident() == self.thread_id
+        return get_ident() == self.thread_id
 
     def is_running_here(self) -> bool:
         """Whether this code runs on the node's loop: a thread runs one loop at a time. `get_running_loop` asks the
         operating system for the process's id each time, which is a tenth of an ask."""
-        return self.on_loop_thread() and self.loop.is_running()
+        return get_ident() == self.thread_id and self.loop.is_running()
 
     def post(self, function: Callable[..., Any], *args: Any) -> bool:
         """Run `function` on the loop from any thread; False when the loop has closed."""

@@ -268,7 +268,8 @@ def release_at_once(state: State, lease: LeaseId, now: float) -> State | None:
         return None if any(waiter.lease == lease for waiter in state.waiters) else state
     if state.waiters or not it.wanted or it.orphaned or not it.serves:
         return None
-    return unseat(put(state, _without(it, lease, now)), lease, now)
+    freed = put(state, _without(it, lease, now))
+    return unseat(freed, lease, now) if freed.keys else freed
 
 
 def _release(policy: Policy, state: State, lease: LeaseId, now: float, actions: list[Action]) -> State:
@@ -288,19 +289,19 @@ def _abandon(state: State, lease: LeaseId) -> State:
 
 
 def _without(it: Instance, lease: LeaseId, now: float) -> Instance:
-    busy, kept, abandoned = _less(it.busy, lease), _less(it.kept, lease), _less(it.abandoned, lease)
-    idle_since = it.idle_since if busy or kept or abandoned else now
-    return replace(it, busy=busy, kept=kept, abandoned=abandoned, idle_since=idle_since)
+    if lease in it.busy:
+        busy = _less(it.busy, lease)
+        return replace(it, busy=busy, idle_since=it.idle_since if busy or it.kept or it.abandoned else now)
+    kept, abandoned = _less(it.kept, lease), _less(it.abandoned, lease)
+    idle_since = it.idle_since if it.busy or kept or abandoned else now
+    return replace(it, kept=kept, abandoned=abandoned, idle_since=idle_since)
 
 
 def _less(leases: tuple[LeaseId, ...], lease: LeaseId) -> tuple[LeaseId, ...]:
     """The others. One holds a lease once."""
-    if not leases:
+    if lease not in leases:
         return leases
-    try:
-        at = leases.index(lease)
-    except ValueError:
-        return leases
+    at = leases.index(lease)
     return leases[:at] + leases[at + 1 :]
 
 

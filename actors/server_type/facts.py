@@ -6,6 +6,7 @@ All of it is frozen data. The mappings in it are never changed, only replaced. T
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cached_property
 from typing import TypeAlias
 
 from msgspec import Struct
@@ -18,7 +19,7 @@ from mcpv_node.settings import ServerSpec, ServerStrategy
 from .messages import ServerState
 
 
-class Policy(Struct, frozen=True):
+class Policy(Struct, frozen=True, dict=True):
     """The pool settings of a server type, as its core needs them."""
 
     always_on: bool
@@ -55,12 +56,12 @@ class Policy(Struct, frozen=True):
             backoff_max=spec.restart.max_seconds,
         )
 
-    @property
+    @cached_property
     def sticky(self) -> bool:
         """Whether a key is bound to an instance."""
         return self.strategy in ("stateful", "exclusive")
 
-    @property
+    @cached_property
     def soonest_after_release(self) -> float:
         """Seconds from a release to the first thing that can follow from it by time alone."""
         if self.sticky and self.binding_ttl:
@@ -95,7 +96,7 @@ class Binding(Struct, frozen=True):
     used_at: float
 
 
-class Instance(Struct, frozen=True):
+class Instance(Struct, frozen=True, gc=False):
     """One instance that exists: it leaves the list when its end has been seen, not before."""
 
     id: InstanceId
@@ -180,7 +181,7 @@ class State(Struct, frozen=True):
 # --- events -------------------------------------------------------------------------------------
 
 
-class AcquireAsked(Struct, frozen=True):
+class AcquireAsked(Struct, frozen=True, gc=False):
     lease: LeaseId
     cause: StartCause
     kind: LeaseKind
@@ -328,7 +329,7 @@ class Stop(Struct, frozen=True):
     reason: str
 
 
-class Grant(Struct, frozen=True):
+class Grant(Struct, frozen=True, gc=False):
     lease: LeaseId
     id: InstanceId
     queued: float

@@ -76,7 +76,7 @@ class LastExit:
     at: datetime
 
 
-class CallCounts(Struct, frozen=True):
+class CallCounts(Struct, frozen=True, gc=False):
     """Calls since the node started."""
 
     ok: int = 0

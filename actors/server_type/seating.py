@@ -78,11 +78,13 @@ def grant_at_once(
     client = event.client or event.key
     best: Instance | None = None
     for it in state.instances:
+        if event.lease in it.busy or event.lease in it.kept or event.lease in it.abandoned:
+            return None  # it is not new
         if not it.serves or not fits(it, client, lane.profile) or not has_slot(policy, it):
             continue
         if best is None or _load(it) < _load(best):
             best = it
-    if best is None or holder(state, event.lease) is not None:
+    if best is None:
         return None
     seated = replace(best, busy=(*best.busy, event.lease), wanted=True, used_at=now)
     return put(state, seated), Grant(event.lease, best.id, 0.0, 0.0)

@@ -46,7 +46,7 @@ from mcpv_node.actors.leases import (
     new_lease_id,
 )
 from mcpv_node.actors.server_type.messages import CallEnded, ServerTypeMessage
-from mcpv_node.actors.world import Selector
+from mcpv_node.actors.world import Selector, Server
 from mcpv_node.protocol import (
     CALL,
     ELICITATION,
@@ -128,20 +128,17 @@ def failure_reply(failure: CallFailure) -> CallReply:
     )
 
 
-class CallControl:
+class CallControl(Struct, eq=False):
     """One call under way, and the way to cancel it. For one call, used on the loop's thread.
 
     `askers` collects the server types whose instances have asked the client something, and so are its alone.
     """
 
-    __slots__ = ("_askers", "_cancelled", "_instance", "_lease", "_waiting")
-
-    def __init__(self, askers: set[Handle[ServerTypeMessage]] | None = None) -> None:
-        self._askers = askers
-        self._cancelled = False
-        self._waiting: asyncio.Task[Any] | None = None
-        self._instance: Handle[InstanceMessage] | None = None
-        self._lease = LeaseId(0)
+    _askers: set[Handle[ServerTypeMessage]] | None = None
+    _cancelled: bool = False
+    _waiting: asyncio.Task[Any] | None = None
+    _instance: Handle[InstanceMessage] | None = None
+    _lease: LeaseId = LeaseId(0)
 
     def cancel(self, reason: str) -> None:
         """Nobody wants the reply: leave the queue, or tell the server.
@@ -235,16 +232,8 @@ async def perform_call(
     server = route.server
     tracing = node.tracing
     trace = None if tracing is None else CallTrace(node, tracing, caller, route, arrived)
-    trip = Trip(
-        node,
-        caller,
-        route,
-        control=control,
-        ends=_earliest(arrived + server.spec.max_call_seconds, deadline),
-        port=port,
-        instance=instance,
-        trace=trace,
-    )
+    ends = _earliest(arrived + server.spec.max_call_seconds, deadline)
+    trip = Trip(node, caller, route, server, route.call.params, control, ends, port, instance, trace)
     outcome = CANCELLED
     answer: Answer | CallFailure
     try:
@@ -334,48 +323,21 @@ def _shaped(trip: Trip, answer: Answer | CallFailure) -> Answer | CallFailure:
         )
 
 
-class Trip:
+class Trip(Struct, eq=False):
     """One request on its way to one server; `go` is one try, or one round."""
 
-    __slots__ = (
-        "_asking",
-        "_port",
-        "_trace",
-        "caller",
-        "control",
-        "ends",
-        "instance",
-        "node",
-        "params",
-        "route",
-        "served",
-        "server",
-    )
-
-    def __init__(
-        self,
-        node: NodeContext,
-        caller: Caller,
-        route: Route,
-        *,
-        control: CallControl,
-        ends: float,
-        port: ClientPort | None,
-        instance: InstanceId | None,
-        trace: CallTrace | None = None,
-    ) -> None:
-        self.node = node
-        self.caller = caller
-        self.route = route
-        self.server = route.server
-        self.control = control
-        self.ends = ends
-        self.params: bytes | Raw = route.call.params
-        self.instance = instance
-        self.served: Lease | None = None  # the last slot it had
-        self._port = port
-        self._trace = trace
-        self._asking: dict[AskNumber, asyncio.Task[None]] = {}
+    node: NodeContext
+    caller: Caller
+    route: Route
+    server: Server
+    params: bytes | Raw  # of this round
+    control: CallControl
+    ends: float  # monotonic seconds
+    port: ClientPort | None
+    instance: InstanceId | None  # the one that it goes on with
+    trace: CallTrace | None
+    served: Lease | None = None  # the last slot it had
+    asking: dict[AskNumber, asyncio.Task[None]] | None = None  # what its client is asked now
 
     @property
     def is_modern(self) -> bool:
@@ -400,8 +362,8 @@ class Trip:
             try:
                 answer = await self._call(lease)
             finally:
-                if self._asking:
-                    await self._withdraw_questions()
+                if self.asking:
+                    await self._withdraw_questions(self.asking)
             # What an instance refuses because it ends has not been executed: whoever serves next may have it.
             if not _was_refused(answer) or self.control.is_cancelled():
                 return answer
@@ -444,7 +406,7 @@ class Trip:
     def _on_event(self, lease: Lease, event: CallEvent) -> None:
         if isinstance(event, Asked):
             self.control.on_asked(self.server.handle)
-        port = self._port
+        port = self.port
         if port is None or self.control.is_cancelled():
             return
         match event:
@@ -453,20 +415,22 @@ class Trip:
                 with suppress(RemoteProtocolError):
                     _pass_on(event, port)
             case Asked(number=number):
+                asking = self.asking = self.asking or {}
                 task = asyncio.get_running_loop().create_task(self._ask(lease, port, event))
-                self._asking[number] = task
-                task.add_done_callback(lambda _: self._asking.pop(number, None))
+                asking[number] = task
+                task.add_done_callback(lambda _: asking.pop(number, None))
             case AskWithdrawn(number=number):
-                asking = self._asking.get(number)
-                if asking is not None:
-                    asking.cancel()
+                asked = None if self.asking is None else self.asking.get(number)
+                if asked is not None:
+                    asked.cancel()
 
-    async def _withdraw_questions(self) -> None:
+    @staticmethod
+    async def _withdraw_questions(asking: dict[AskNumber, asyncio.Task[None]]) -> None:
         """What the server does not wait for any more the client hears before the answer, or never."""
-        asking = list(self._asking.values())
-        for task in asking:
+        tasks = list(asking.values())
+        for task in tasks:
             task.cancel()
-        await asyncio.wait(asking)
+        await asyncio.wait(tasks)
 
     async def _ask(self, lease: Lease, port: ClientPort, asked: Asked) -> None:
         answer = await port.ask(asked.method, asked.params)
@@ -475,8 +439,8 @@ class Trip:
     async def _acquire(self) -> Lease | CallFailure:
         spec = self.server.spec
         now = self.node.clock.monotonic()
-        if self._trace is not None:
-            self._trace.waits(now)
+        if self.trace is not None:
+            self.trace.waits(now)
         # The server type enforces each part; this is where both together end.
         deadline = _earliest(now + spec.queue_timeout_seconds + spec.start_timeout_seconds, self.ends)
         # What waits for a task holds no slot: the work has a lease of its own, and others need the slots meanwhile.
@@ -499,14 +463,14 @@ class Trip:
             if not answered:
                 # Nobody waits for it any more: a slot must not be given to nobody.
                 self.server.handle.tell(Release(request.lease))
-        if self._trace is not None:
-            self._trace.waited(granted)
+        if self.trace is not None:
+            self.trace.waited(granted)
         return granted.failure if isinstance(granted, Refused) else granted
 
     async def _call(self, lease: Lease) -> Answer | CallFailure:
         sent = self.node.clock.monotonic()
-        route, port = self.route, self._port
-        params = self.params if self._trace is None else self._trace.sends(lease, self.params)
+        route, port = self.route, self.port
+        params = self.params if self.trace is None else self.trace.sends(lease, self.params)
         call = InstanceCall(
             lease=lease.lease,
             caller=self.caller,
@@ -537,8 +501,8 @@ class Trip:
             lease.instance.tell(CancelCall(lease.lease, "the node stops"))
             raise
         finally:
-            if self._trace is not None:
-                self._trace.answered(ok=bool(ok))
+            if self.trace is not None:
+                self.trace.answered(ok=bool(ok))
             if slot_held:
                 self.server.handle.tell(CallEnded(ok=False))
             else:

@@ -34,7 +34,6 @@ from mcpv_node.protocol import (
     RawId,
     Reason,
     RemoteProtocolError,
-    ResultType,
     Retry,
     SealError,
     answer_to,
@@ -46,7 +45,7 @@ from mcpv_node.protocol import (
     error_code,
     input_required,
     parse_input_required,
-    result_type,
+    requires_input,
     retry_in,
     retry_params,
     round_digest,
@@ -345,7 +344,7 @@ class ModernFlight:
             served is None
             or served.hello.era != "modern"
             or route.call.method not in ROUND_METHODS
-            or result_type(reply.result) is not ResultType.INPUT_REQUIRED
+            or not requires_input(reply.result)
         ):
             return ModernReply(reply.encode(id))
         try:

@@ -21,11 +21,10 @@ from mcpv_node.protocol import (
     InputRequired,
     Reason,
     RemoteProtocolError,
-    ResultType,
     answer_for_failure,
     legacy_params,
     parse_input_required,
-    result_type,
+    requires_input,
     retry_params,
 )
 
@@ -85,7 +84,7 @@ def _required(trip: Trip, answer: Answer | CallFailure) -> InputRequired | None:
     """What the server wants to know before it goes on, if that is its answer."""
     if isinstance(answer, CallFailure) or answer.result is None or trip.served is None:
         return None
-    if trip.served.hello.era != "modern" or result_type(answer.result) is not ResultType.INPUT_REQUIRED:
+    if trip.served.hello.era != "modern" or not requires_input(answer.result):
         return None
     return parse_input_required(answer.result)
 

@@ -122,7 +122,8 @@ class WholeAnswers(HttpToolsProtocol):
 
     def serve(self, exchange: KnownExchange) -> None:
         """All of the request is there."""
-        self.tasks.add(self.loop.create_task(self._serve(exchange)))
+        exchange.task = self.loop.create_task(self._serve(exchange))
+        self.tasks.add(exchange.task)
 
     async def _serve(self, exchange: KnownExchange) -> None:
         try:
@@ -132,9 +133,7 @@ class WholeAnswers(HttpToolsProtocol):
             if not exchange.is_started:
                 await exchange.problem(500, "the request failed inside the node")
         finally:
-            task = asyncio.current_task(self.loop)
-            assert task is not None  # it runs this
-            self.tasks.discard(task)
+            self.tasks.discard(exchange.task)
             if not exchange.is_over:
                 self.transport.close()
 
@@ -205,7 +204,9 @@ class WholeAnswers(HttpToolsProtocol):
 class KnownExchange(Exchange):
     """A request whose head has the bytes of the one before on its connection."""
 
-    __slots__ = ("_at", "_missing", "_pieces", "_wire", "is_over", "is_whole")
+    __slots__ = ("_at", "_missing", "_pieces", "_wire", "is_over", "is_whole", "task")
+
+    task: asyncio.Task[None]  # what serves it, once all of it has come
 
     def __init__(
         self,
@@ -266,7 +267,8 @@ class KnownExchange(Exchange):
         content_type: bytes = JSON,
         headers: Headers | None = None,
     ) -> None:
-        await self._wire.until_writable()
+        if self._wire.flow.write_paused:
+            await self._wire.until_writable()
         self.begins(status)
         size = len(body) + sum(map(len, rest)) if rest else len(body)
         lines = b"content-length: %d\r\n" % size

@@ -90,7 +90,7 @@ def parse_message(data: bytes | bytearray | memoryview, *, depth: int = DEFAULT_
     if not isinstance(data, bytes):
         # A view into a buffer that its owner goes on using would change under the reader.
         data = bytes(data)
-    if not _is_utf8(data):
+    if not data.isascii() and not _is_utf8(data):
         # The parser takes the bytes of a string it does not look into as they are.
         raise EnvelopeError(PARSE_ERROR, "the message is not UTF-8", guess_id(data))
     # A short message cannot be deep, nor one with few brackets, and counting them is cheap.
@@ -101,8 +101,13 @@ def parse_message(data: bytes | bytearray | memoryview, *, depth: int = DEFAULT_
     ):
         raise _too_deep(data, depth)
     try:
-        _check_repeated_keys(data)
-        found = _decode(data)
+        # A backslash may spell a letter of a key; most messages have none, and one id and one method.
+        if b"\\u00" in data or data.count(b'"id"') > 1 or data.count(b'"method"') > 1:
+            _check_repeated_keys(data)
+        try:
+            found = _decode_envelope(data)
+        except msgspec.DecodeError:
+            found = _decode_slowly(data)
     except RecursionError:
         # The caller asked for more depth than the parser has, or stands deep in the stack itself.
         raise _too_deep(data, depth) from None
@@ -188,8 +193,6 @@ def _params(params: bytes | Raw | None) -> tuple[bytes | Raw, ...]:
 
 
 def _is_utf8(data: bytes) -> bool:
-    if data.isascii():
-        return True
     try:
         data.decode()
     except UnicodeDecodeError:
@@ -221,10 +224,6 @@ def _too_deep(data: bytes, depth: int) -> EnvelopeError:
 
 def _check_repeated_keys(data: bytes) -> None:
     """Two readers of a message with two ids or methods may each believe another one."""
-    # A backslash may spell a letter of the key; most messages have none, and one id and one method.
-    escaped = b"\\" in data and b"\\u00" in data
-    if not escaped and data.count(b'"id"') < 2 and data.count(b'"method"') < 2:
-        return
     try:
         keys = [key for key, _ in member_pairs(data)]
     except msgspec.DecodeError:
@@ -232,13 +231,6 @@ def _check_repeated_keys(data: bytes) -> None:
     for name in ("id", "method"):
         if keys.count(name) > 1:
             raise EnvelopeError(PARSE_ERROR, f'the message has more than one "{name}"')
-
-
-def _decode(data: bytes) -> _Envelope:
-    try:
-        return _decode_envelope(data)
-    except msgspec.DecodeError:
-        return _decode_slowly(data)
 
 
 def _decode_slowly(data: bytes) -> _Envelope:
@@ -314,7 +306,10 @@ def _read_call(found: _Envelope, method: str) -> Request | Notification:
         raise EnvelopeError(INVALID_REQUEST, '"params" is not an object', _known_id(found.id))
     if found.id is UNSET:
         return Notification(method, params)
-    return Request(_checked_id(found.id), method, params)
+    id = _known_id(found.id)
+    if id is None:
+        raise _no_id(found.id)
+    return Request(id, method, params)
 
 
 def _read_answer(found: _Envelope) -> Success | Failure:
@@ -324,20 +319,22 @@ def _read_answer(found: _Envelope) -> Success | Failure:
             raise EnvelopeError(INVALID_REQUEST, sentence, _known_id(found.id))
         if memoryview(found.error)[0] != _OBJECT:
             raise EnvelopeError(INVALID_REQUEST, '"error" is not an object', _known_id(found.id))
-        unknown = found.id is UNSET or bytes(found.id) == b"null"
-        return Failure(None if unknown else _checked_id(found.id), found.error)
+        id = _known_id(found.id)
+        if id is None and found.id is not UNSET and bytes(found.id) != b"null":
+            raise _no_id(found.id)
+        return Failure(id, found.error)
     if found.result is not UNSET:
-        return Success(_checked_id(found.id), found.result)
+        id = _known_id(found.id)
+        if id is None:
+            raise _no_id(found.id)
+        return Success(id, found.result)
     sentence = 'the message is neither a request nor a response: no "method", "result" or "error"'
     raise EnvelopeError(INVALID_REQUEST, sentence, _known_id(found.id))
 
 
-def _checked_id(raw: Raw | UnsetType) -> RawId:
-    id = _known_id(raw)
-    if id is None:
-        sentence = '"id" is missing' if raw is UNSET else '"id" is neither a string nor an integer'
-        raise EnvelopeError(INVALID_REQUEST, sentence)
-    return id
+def _no_id(raw: Raw | UnsetType) -> EnvelopeError:
+    sentence = '"id" is missing' if raw is UNSET else '"id" is neither a string nor an integer'
+    return EnvelopeError(INVALID_REQUEST, sentence)
 
 
 def _known_id(raw: Raw | UnsetType) -> RawId | None:

@@ -11,6 +11,7 @@ import binascii
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Decimal
+from functools import lru_cache
 from typing import Final
 
 import msgspec
@@ -44,6 +45,9 @@ _SENTINEL: Final = re.compile(r"=\?base64\?(.*)\?=")
 # No longer than a number anybody means; longer ones are compared as text.
 _DECIMAL: Final = re.compile(r"-?[0-9]{1,40}(?:\.[0-9]{1,40})?")
 _LONGEST_NUMBER: Final = 80
+# Names that were compared; a client calls the same few all the time.
+REMEMBERED: Final = 256
+_NOTHING: Final = Raw(b"")
 # Beyond these a JavaScript reader would not write the same digits.
 _SAFE_INTEGER: Final = 2**53 - 1
 
@@ -101,7 +105,11 @@ def check_headers(headers: McpHeaders, *, version: str, method: str, params: Map
     if headers.method != method:
         raise _differs("Mcp-Method", headers.method, method)
     member = NAMED_BY[method] if method in _NAMED else None
-    if member is None or not is_there(params, member):
+    if member is None:
+        return
+    if headers.name is not None and bytes(params.get(member, _NOTHING)) == _plain_text(headers.name):
+        return
+    if not is_there(params, member):
         return
     if headers.name is None and method in _NAME_IS_OPTIONAL:
         return
@@ -182,6 +190,13 @@ def encode_value(value: str) -> str:
     if _PLAIN.fullmatch(value) and value == value.strip() and not _SENTINEL.fullmatch(value):
         return value
     return f"=?base64?{base64.b64encode(value.encode()).decode()}?="
+
+
+@lru_cache(REMEMBERED)
+def _plain_text(value: str) -> bytes | None:
+    """The one JSON text that a header which needs no reading repeats, as nearly everybody writes it."""
+    is_plain = value.isascii() and value.isprintable() and '"' not in value and "\\" not in value
+    return f'"{value}"'.encode() if is_plain and not value.startswith(_SENTINEL_START) else None
 
 
 def _differs(header: str, said: str | None, meant: str) -> HeaderMismatch:

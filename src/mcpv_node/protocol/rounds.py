@@ -52,6 +52,9 @@ class ResultType(StrEnum):
     TASK = "task"
 
 
+_INPUT_REQUIRED: Final = ResultType.INPUT_REQUIRED.value.encode()
+
+
 class InputRequest(msgspec.Struct, frozen=True):
     """One thing asked of the client, under the key its answer comes back with."""
 
@@ -91,6 +94,15 @@ def result_type_in(found: Mapping[str, Raw]) -> ResultType:
         raise RemoteProtocolError(
             f'the server\'s result has the resultType "{said}"; we know {known}'
         ) from None
+
+
+def requires_input(result: bytes | Raw) -> bool:
+    """Whether a server asks its client in this result."""
+    data = bytes(result)
+    # Most results do not even hold the word; a backslash may spell a letter of it.
+    if _INPUT_REQUIRED not in data and b"\\" not in data:
+        return False
+    return result_type(data) is ResultType.INPUT_REQUIRED
 
 
 def parse_input_required(result: bytes | Raw) -> InputRequired:

@@ -40,9 +40,9 @@ _SCOPE: Final = "cacheScope"
 _READ: Final = "resources/read"
 _QUOTED_TYPE: Final = f'"{RESULT_TYPE}"'.encode()
 _QUOTED_META: Final = f'"{META}"'.encode()
-_COMPLETE_AND_SIGNED: Final = (
-    f'"{RESULT_TYPE}":"{ResultType.COMPLETE.value}","{META}":{{"{SERVER_INFO_KEY}":'.encode()
-)
+_COMPLETE: Final = f'"{RESULT_TYPE}":"{ResultType.COMPLETE.value}",'.encode()
+_SIGNED: Final = f'"{META}":{{"{SERVER_INFO_KEY}":'.encode()
+_SAYS_COMPLETE: Final = f'"{ResultType.COMPLETE.value}"'.encode()
 _OBJECT: Final = ord("{")
 
 
@@ -52,8 +52,10 @@ def to_modern(
     """A result for a modern client: what its server did not say of itself is added."""
     data = bytes(result)
     if method not in CACHEABLE and _says_nothing_of_itself(data):
-        return b"%b,%b%b}}" % (data[:-1], _COMPLETE_AND_SIGNED, server_info)
+        return b"%b,%b%b%b}}" % (data[:-1], _COMPLETE, _SIGNED, server_info)
     said = read_object(result, "the server's result")
+    if method not in CACHEABLE and META not in said and _says_complete(said, data):
+        return b"%b,%b%b}}" % (data[:-1], _SIGNED, server_info)
     kind = result_type_in(said)
     found: dict[str, object] = {**said}
     before = len(found)
@@ -118,6 +120,12 @@ def _says_nothing_of_itself(data: bytes) -> bool:
     """Whether an object with members certainly has none of those that are added: it need not be read for that."""
     # A backslash may spell a letter of a key.
     return data[:2] == b'{"' and not (b"\\" in data or _QUOTED_TYPE in data or _QUOTED_META in data)
+
+
+def _says_complete(said: dict[str, Raw], data: bytes) -> bool:
+    """Whether it is complete by its own words, in the spelling that all use, and can be added to at its end."""
+    kind = said.get(RESULT_TYPE)
+    return kind is not None and bytes(kind) == _SAYS_COMPLETE and data[-1:] == b"}"
 
 
 def _sign(found: dict[str, object], server_info: bytes) -> bool:
