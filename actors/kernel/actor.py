@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Generic, TypeVar, cast
 
 import pykka
 from loguru import logger
+from msgspec import Struct
 from pykka import messages
 
 from .cell import Cell, Letter, StopRequested
@@ -62,14 +63,11 @@ def monitor_id() -> MonitorId:
     return MonitorId(next(_monitor_numbers))
 
 
-class Deferred(Generic[R]):
+class Deferred(Struct, Generic[R], eq=False):
     """A reply that was promised and comes later; at the actor's death it fails with ActorRestarted."""
 
-    __slots__ = ("_actor", "_port")
-
-    def __init__(self, actor: KernelActor[Any], port: Port[R] | None) -> None:
-        self._actor = actor
-        self._port = port
+    _actor: KernelActor[Any]
+    _port: Port[R] | None
 
     def answer(self, value: R) -> None:
         """Reply; only the first answer counts."""

@@ -126,8 +126,7 @@ class Exchange(ABC):
 
     def header(self, name: bytes) -> str | None:
         """The value of a header, by its lower-case name; one that is the request's own is in `own`."""
-        value = self.head.headers.get(name)
-        return None if value is None else value.decode("latin-1").strip()
+        return self.head.text(name)
 
     async def problem(self, status: int, detail: str, *, headers: Headers | None = None) -> None:
         """Answer with an error after RFC 9457."""

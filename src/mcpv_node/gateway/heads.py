@@ -58,7 +58,7 @@ class Head:
     known to be fit for that, and the bytes that it came in.
     """
 
-    __slots__ = ("headers", "is_ours", "mcp", "method", "path", "repeated", "spelling")
+    __slots__ = ("_texts", "headers", "is_ours", "mcp", "method", "path", "repeated", "spelling")
 
     def __init__(
         self, method: str, path: str, headers: dict[bytes, bytes], repeated: frozenset[bytes] = NONE
@@ -70,6 +70,15 @@ class Head:
         self.is_ours = False
         self.mcp: McpHeaders | None = None
         self.spelling: Spelling | None = None
+        self._texts: dict[bytes, str | None] = {}
+
+    def text(self, name: bytes) -> str | None:
+        """The value of a header as text; None where there is none."""
+        if name in self._texts:
+            return self._texts[name]
+        value = self.headers.get(name)
+        text = self._texts[name] = None if value is None else value.decode("latin-1").strip()
+        return text
 
 
 class Spelling:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NewType, TypeAlias
 
 import msgspec
-from msgspec import Raw
+from msgspec import Raw, Struct
 
 from mcpv_node.actors.instance.messages import Answer
 from mcpv_node.actors.kernel import ExitReason, Handle, LoopActor, Request, Timer, answers, handles
@@ -57,52 +57,47 @@ def new_held_id() -> HeldId:
     return HeldId(secrets.token_urlsafe(16))
 
 
-class HeldPort:
+class HeldPort(Struct, eq=False):
     """A modern client while a call of its is under way: what the server asks is parked until the client is there.
 
     Between two requests of the client there is nowhere to write to: what the server tells then is lost to it.
     """
 
-    __slots__ = ("_capabilities", "_changed", "_tell", "_last", "_may_ask", "_open", "_token", "log_level")
-
-    def __init__(
-        self, method: str, *, token: Raw | None, log_level: str | None, capabilities: bytes, tell: Tell
-    ) -> None:
-        self.log_level = log_level
-        self._may_ask = method in ROUND_METHODS
-        self._token = token
-        self._capabilities = capabilities
-        self._tell: Tell | None = tell
-        self._open: dict[str, tuple[InputRequest, asyncio.Future[Answer]]] = {}
-        self._last = 0
-        self._changed: asyncio.Event | None = None  # for who waits: most calls ask their client nothing
+    method: str
+    token: Raw | None
+    log_level: str | None
+    capabilities: bytes
+    tell: Tell | None
+    _open: dict[str, tuple[InputRequest, asyncio.Future[Answer]]] = {}
+    _last: int = 0
+    _changed: asyncio.Event | None = None  # for who waits: most calls ask their client nothing
 
     @property
     def wants_progress(self) -> bool:
-        return self._token is not None
+        return self.token is not None
 
     def attach(self, tell: Tell, token: Raw | None) -> None:
         """The client is there again, with a token of its own for what comes from here on."""
-        self._tell = tell
-        self._token = token
+        self.tell = tell
+        self.token = token
 
     def detach(self) -> None:
         """The client has its answer; nothing can be written until it comes back."""
-        self._tell = None
+        self.tell = None
 
     def on_progress(self, params: Raw) -> None:
-        if self._tell is not None and self._token is not None:
-            self._tell(encode_notification(PROGRESS, retoken_progress(params, self._token)))
+        if self.tell is not None and self.token is not None:
+            self.tell(encode_notification(PROGRESS, retoken_progress(params, self.token)))
 
     def on_note(self, method: str, params: Raw | None) -> None:
         # This era knows no other notification on a call's own stream.
-        if self._tell is None or self.log_level is None or method != LOG_MESSAGE:
+        if self.tell is None or self.log_level is None or method != LOG_MESSAGE:
             return
         if admits(level_of(params), self.log_level):
-            self._tell(encode_notification(method, params))
+            self.tell(encode_notification(method, params))
 
     async def ask(self, method: str, params: bytes | Raw | None) -> Answer:
-        if not self._may_ask or not offers(self._capabilities, method, params):
+        if self.method not in ROUND_METHODS or not offers(self.capabilities, method, params):
             return _not_offered(method)
         try:
             question = input_request(f"ask-{self._last + 1}", method, params)

@@ -1,7 +1,6 @@
 """The answer to one modern request: JSON when the reply is all there is to say, a stream when something comes first.
 
-Nothing is committed until then, or until the client must see a sign of life. Whoever makes one ends with `abandon`,
-which is nothing after `finish`.
+Nothing is committed until then, or until the client must see a sign of life. Whoever makes one ends with `finish`.
 """
 
 from __future__ import annotations
@@ -41,22 +40,20 @@ class ModernAnswer:
         """Say this before the reply; it gives way to what follows where the client does not read."""
         self._commit(()).put(message, may_be_dropped=True)
 
-    async def finish(self, reply: ModernReply) -> None:
-        """Answer, and return when the answer has been written."""
+    async def finish(self, reply: ModernReply | None) -> None:
+        """Answer, and return when the answer has been written; None: there will be no reply."""
         self._system.deadlines.remove(self._show_life)
         if self._outbox is None or self._writing is None:
-            await write_reply(self._exchange, reply)
+            if reply is not None:
+                await self._exchange.answer(reply.http_status, reply.head, rest=reply.rest)
             return
         self._outbox.finish()
-        await self._writing
-        await self._exchange.send_event(encode_event(reply.data))
-        await self._exchange.end_events()
-
-    def abandon(self) -> None:
-        """There will be no reply."""
-        self._system.deadlines.remove(self._show_life)
-        if self._outbox is not None and self._writing is not None:
-            self._outbox.finish()
+        try:
+            if reply is not None:
+                await self._writing
+                await self._exchange.send_event(encode_event(reply.data))
+                await self._exchange.end_events()
+        finally:
             self._writing.cancel()
 
     def _show_life(self) -> None:

@@ -156,16 +156,13 @@ class ModernHttp:
         connection = exchange.connection
         hang_up = partial(flight.cancel, "the client hung up")
         connection.when_lost(hang_up)
+        reply: ModernReply | None = None
         try:
             reply = await flight.run(answer.tell)
+        finally:
             # Answered, a client may hang up: what waits for its next round goes on waiting.
             connection.forget(hang_up)
-            if reply is not None:
-                await answer.finish(reply)
-        finally:
-            # Only the door's own end gets here with the request under way: its bound for calls in hand is over.
-            connection.forget(hang_up)
-            answer.abandon()
+            await answer.finish(reply)
 
     async def _stream(self, exchange: Exchange, subscription: Subscription, seen: Seen, place: Place) -> None:
         if len(self._streams) >= self._services.node.settings.limits.sessions:
