@@ -1,4 +1,4 @@
-"""The HTTP server's protocol with three habits changed.
+"""The HTTP server's protocol with four habits changed.
 
 **What belongs to one answer goes out in one write.** uvicorn writes the head of an answer, and then its body, each with
 a call to the system; the reader is woken for the head and has nothing to read yet. Here an answer is held until it is
@@ -9,12 +9,15 @@ complete, and a piece of a stream until the turn of the loop in which it was wri
 the application without a parser, a scope or messages between. Whatever is different, larger or oddly cut, uvicorn reads.
 
 **A request is told by its connection when the client has gone**: a task that waits for that costs more than most calls.
+
+**Who is still sending sees its answer.** A connection that is closed before all was read of it is reset, and a client that
+reads only once it has sent everything then finds nothing: not that its body is too large, nor that its token is wrong.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any, Final, Protocol, cast
 
@@ -31,6 +34,9 @@ from .heads import CONNECTION, Connection, Head, Headers, spell
 
 # A larger body is read by uvicorn, which lets the client wait while we do (bytes).
 MAX_BODY: Final = 65536
+
+# Whoever has its answer may go on sending for this long, for nothing (seconds); nginx's `lingering_timeout` is the same.
+LINGER: Final = 5.0
 
 
 class Application(Protocol):
@@ -59,8 +65,11 @@ class WholeAnswers(HttpToolsProtocol):
 
     _is_ending = False
 
+    # What ends a connection whose last answer has gone while its client is still sending.
+    _lingering: asyncio.TimerHandle | None = None
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._held = _Held(transport, self.loop)
+        self._held = _Held(transport, self.loop, self._lingers)
         self._connection = Connection()
         # Each request is given a copy.
         self.app_state = {**self.app_state, CONNECTION: self._connection}
@@ -69,8 +78,9 @@ class WholeAnswers(HttpToolsProtocol):
         self._watch = self.loop.call_later(self.timeout_keep_alive, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
+        for timer in (self._watch, self._lingering):
+            if timer is not None:
+                timer.cancel()
         super().connection_lost(exc)
         self._connection.lost()
 
@@ -82,9 +92,10 @@ class WholeAnswers(HttpToolsProtocol):
         if known is None:
             known = self._recognise(data)
             if known is None:
-                if self._is_between:
-                    self._first = data
-                super().data_received(data)
+                if self._lingering is None:
+                    if self._is_between:
+                        self._first = data
+                    super().data_received(data)
                 return
             self._known = known
         rest = data if known.is_whole else known.take(data)
@@ -190,6 +201,16 @@ class WholeAnswers(HttpToolsProtocol):
             self._watch = self.loop.call_later(self.timeout_keep_alive if is_whole else left, self._look)
         else:
             self.transport.close()
+
+    def _lingers(self) -> bool:
+        """Whether closing waits for a client that is still sending its request; it is told that nothing more comes."""
+        if self._is_between or self._lingering is not None or self._connection.is_lost:
+            return False
+        self._lingering = self.loop.call_later(LINGER, self.transport.close)
+        self.flow.resume_reading()
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        return True
 
     def timeout_keep_alive_handler(self) -> None:
         """uvicorn's own timer, of which `_look` is the better one: it sees both ways of reading."""
@@ -310,11 +331,14 @@ _encode_added: Final = lru_cache(1)(encode_headers)
 class _Held:
     """A transport that keeps what it is given until it is told to send it, or this turn of the loop is over."""
 
-    __slots__ = ("_loop", "_pieces", "_transport", "is_closing")
+    __slots__ = ("_lingers", "_loop", "_pieces", "_transport", "is_closing")
 
-    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, lingers: Callable[[], bool]
+    ) -> None:
         self._transport = transport
         self._loop = loop
+        self._lingers = lingers  # whether it is closed later
         self._pieces: list[bytes] = []
         self.is_closing = transport.is_closing  # looked up on every request
 
@@ -339,4 +363,5 @@ class _Held:
 
     def close(self) -> None:
         self.flush()
-        self._transport.close()
+        if not self._lingers():
+            self._transport.close()
