@@ -367,12 +367,11 @@ class KernelActor(pykka.Actor, Generic[E]):
             task.cancel()
         if self._begun:
             self._last_rites(reason)
-        restarted = ActorRestarted(f"{cell.name} ended before it answered ({reason})")
         for deferred in list(self._deferred):
-            deferred.fail(restarted)
+            deferred.fail(self._unanswered(reason))
         unread = self.mailbox.close()
         if in_hand is not None:
-            self._give_up(in_hand, restarted)
+            self._give_up(in_hand, reason)
         self.actor_stopped.set()
         if self.registered:
             pykka.ActorRegistry.unregister(self.actor_ref)
@@ -383,7 +382,10 @@ class KernelActor(pykka.Actor, Generic[E]):
             for port in self._stop_ports:
                 port.answer(None)
 
-    def _give_up(self, letter: Letter, error: ActorRestarted) -> None:
+    def _unanswered(self, reason: ExitReason) -> ActorRestarted:
+        return ActorRestarted(f"{self.cell.name} ended before it answered ({reason})")
+
+    def _give_up(self, letter: Letter, reason: ExitReason) -> None:
         """The handler at work on `letter` is abandoned: its asker hears of the end now."""
         port = letter.port
         if port is None:
@@ -391,7 +393,7 @@ class KernelActor(pykka.Actor, Generic[E]):
         if isinstance(letter.message, StopRequested):
             self._stop_ports.append(port)
         else:
-            port.fail(error)
+            port.fail(self._unanswered(reason))
 
     def _to_pass_on(self, unread: Iterable[Letter]) -> list[Letter]:
         """What others sent is the next incarnation's; requests to stop and messages to oneself end here."""
