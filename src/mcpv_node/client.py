@@ -17,6 +17,8 @@ sent, and as typed data, which ignores members it does not know. Errors:
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import socket
 import ssl
@@ -438,8 +440,7 @@ class NodeClient:
     def _connection(self, timeout: float) -> HTTPConnection:
         address = self._address
         if address.tls:
-            context = ssl.create_default_context()
-            return HTTPSConnection(address.host, address.port, timeout=timeout, context=context)
+            return _NodeConnection(address, self._node.certificate, timeout)
         return HTTPConnection(address.host, address.port, timeout=timeout)
 
     def _authorization(self) -> dict[str, str]:
@@ -473,6 +474,33 @@ class NodeClient:
                     f"the node at {self._node.socket} cannot be reached: {error.strerror or error}; "
                     "`mcpv-node status` shows whether it still runs"
                 ) from None
+
+
+class _NodeConnection(HTTPSConnection):
+    """A connection to the very certificate that the node's file names, or, where it names none, to any that is believed.
+
+    The node's file is its owner's alone, so what stands there is worth more than an authority's word; and the certificate
+    may well be for a name under which others come.
+    """
+
+    def __init__(self, address: _Address, certificate: str | None, timeout: float) -> None:
+        context = ssl.create_default_context()
+        if certificate is not None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        super().__init__(address.host, address.port, timeout=timeout, context=context)
+        self._certificate = certificate
+
+    def connect(self) -> None:
+        super().connect()
+        if self._certificate is None:
+            return
+        shown = self.sock.getpeercert(binary_form=True) or b""
+        if not hmac.compare_digest(hashlib.sha256(shown).hexdigest(), self._certificate):
+            self.close()
+            raise ssl.SSLCertVerificationError(
+                "its certificate is not the one that the node has written down"
+            )
 
 
 class _LineConnection:

@@ -75,6 +75,7 @@ from mcpv_node.actors.watch_messages import WatchesMessage
 from mcpv_node.actors.watch_table import Wishes
 from mcpv_node.gateway import (
     AuthError,
+    CertificateError,
     Connected,
     DoorServices,
     HeldCalls,
@@ -98,6 +99,7 @@ from mcpv_node.gateway import (
     TreeData,
     check_installed,
     load_tokens,
+    read_certificate,
     read_or_create_token,
 )
 from mcpv_node.node_file import SOCKET_NAME, NodeFile, process_start_time, remove_node_file, write_node_file
@@ -204,6 +206,8 @@ class NodeRuntime:
         self._is_ready = False
         self._stop_asked: Callable[[], None] = lambda: None
         self._bound: str | None = None
+        self._certificate: str | None = None
+        self._token_file: Path | None = None
         self.system = ActorSystem(self._loop, clock=options.clock)
         self._health = HealthCheck(self.system)
         self.metrics = Metrics()
@@ -254,9 +258,9 @@ class NodeRuntime:
         self._log.attach(self._settings.log.level)
         is_up = False
         try:
-            tokens, token_file = self._tokens()
+            tokens, self._token_file = self._credentials()
             self._tracing = self._make_tracing()
-            node_file = await self._bring_up(tokens, token_file)
+            node_file = await self._bring_up(tokens)
             is_up = True
         except OSError as error:
             path = error.filename2 or error.filename or options.state_dir
@@ -269,16 +273,16 @@ class NodeRuntime:
         self.context.tell_herald(NodeReady(node_file.http))
         return node_file
 
-    async def _bring_up(self, tokens: TokenTable | None, token_file: Path | None) -> NodeFile:
+    async def _bring_up(self, tokens: TokenTable | None) -> NodeFile:
         self._root.cell.on_ended = self._on_root_ended
         started: asyncio.Future[None] = self._loop.create_future()
         self._root.cell.on_started = lambda _incarnation: started.set_result(None)
-        self._root.cell.start(self._compose(tokens, token_file))
+        self._root.cell.start(self._compose(tokens))
         both: set[asyncio.Future[Any]] = {started, self._root_ended}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
         if self._root_ended.done():
             raise StartRefused(first_fault(self._root_ended.result()))
-        node_file = self._node_file(token_file)
+        node_file = self._node_file()
         write_node_file(self._options.state_dir, node_file)
         return node_file
 
@@ -336,7 +340,7 @@ class NodeRuntime:
 
     # --- the tree -------------------------------------------------------------------------------
 
-    def _compose(self, tokens: TokenTable | None, token_file: Path | None) -> Supervisor:
+    def _compose(self, tokens: TokenTable | None) -> Supervisor:
         system, settings, state_dir = self.system, self._settings, self._options.state_dir
         node_id = read_or_create_node_id(state_dir)
         boot = secrets.token_hex(4)
@@ -377,7 +381,7 @@ class NodeRuntime:
             herald=self._herald,
             tracing=self._tracing,
         )
-        services = self._services(tokens, token_file)
+        services = self._services(tokens)
         return Supervisor(
             SupervisorSpec(
                 children=(
@@ -567,7 +571,7 @@ class NodeRuntime:
 
     # --- what the doors are handed --------------------------------------------------------------
 
-    def _services(self, tokens: TokenTable | None, token_file: Path | None) -> DoorServices:
+    def _services(self, tokens: TokenTable | None) -> DoorServices:
         return DoorServices(
             node=self.context,
             sealer=Sealer(read_or_create_seal_key(self._options.state_dir)),
@@ -579,7 +583,7 @@ class NodeRuntime:
             log=self._log,
             open_tasks=self._open_tasks,
             tree=self.tree,
-            info=lambda: self._info(token_file),
+            info=self._info,
             request_stop=self._stop_asked,
             on_sessions=self._on_sessions,
             is_ready=lambda: self._is_ready,
@@ -604,8 +608,8 @@ class NodeRuntime:
             children=tuple(self._tree_data(child) for child in branch.children),
         )
 
-    def _info(self, token_file: Path | None) -> NodeInfo:
-        node_file = self._node_file(token_file)
+    def _info(self) -> NodeInfo:
+        node_file = self._node_file()
         return NodeInfo(
             pid=node_file.pid,
             start_time=node_file.start_time,
@@ -614,10 +618,11 @@ class NodeRuntime:
             socket=node_file.socket,
             token_file=node_file.token_file,
             config_path=node_file.config_path,
+            certificate=node_file.certificate,
         )
 
-    def _node_file(self, token_file: Path | None) -> NodeFile:
-        config = self._options.config_path
+    def _node_file(self) -> NodeFile:
+        config, token_file = self._options.config_path, self._token_file
         return NodeFile(
             pid=os.getpid(),
             start_time=process_start_time(os.getpid()) or "",
@@ -626,6 +631,7 @@ class NodeRuntime:
             socket=str(self._options.state_dir / SOCKET_NAME),
             token_file=None if token_file is None else str(token_file),
             config_path=None if config is None else str(config),
+            certificate=self._certificate,
         )
 
     def _make_tracing(self) -> Tracing | None:
@@ -656,11 +662,16 @@ class NodeRuntime:
         if tracing is not None and not await tracing.close():
             logger.warning("the collector of traces did not take the last spans in time")
 
-    def _tokens(self) -> tuple[TokenTable | None, Path | None]:
+    def _credentials(self) -> tuple[TokenTable | None, Path | None]:
+        """The tokens that are valid, and where the node's own is; whatever else is asked of who comes is there, too."""
+        tls = self._settings.listen.tls
         try:
             if self._issuer is not None:
                 check_installed()
-        except AuthError as error:
+            if tls is not None:
+                # The door reads it, too; here it is said before any server has been started.
+                read_certificate(tls)
+        except (AuthError, CertificateError) as error:
             raise StartRefused(str(error)) from error
         if self._options.token == "none":
             return None, None
@@ -682,8 +693,11 @@ class NodeRuntime:
             if spec.name not in names and spec.name not in self.context.world.world.servers:
                 self.metrics.forget_server(spec.name)
 
-    def _on_bound(self, url: str) -> None:
-        self._bound = url
+    def _on_bound(self, url: str, certificate: str | None) -> None:
+        self._bound, self._certificate = url, certificate
+        if self._is_ready:
+            # Of a certificate that was renewed the node's own clients know from here.
+            write_node_file(self._options.state_dir, self._node_file())
 
     def _on_sessions(self, door: str, count: int) -> None:
         if self._options.linger is not None:

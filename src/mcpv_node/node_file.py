@@ -43,10 +43,13 @@ class NodeFile:
     token_file: str | None
     # None: the configuration came from no file, as in a host application.
     config_path: str | None
+    # Of the HTTP door where that is https: the SHA-256 of its certificate's DER, in hex. Whoever can read this file may
+    # believe that certificate, whatever name it is for and whoever issued it.
+    certificate: str | None = None
 
     def to_data(self) -> dict[str, Any]:
         """Give the published form."""
-        return {
+        data: dict[str, Any] = {
             "pid": self.pid,
             "startTime": self.start_time,
             "version": self.version,
@@ -55,6 +58,7 @@ class NodeFile:
             "tokenFile": self.token_file,
             "configPath": self.config_path,
         }
+        return data if self.certificate is None else {**data, "certificate": self.certificate}
 
 
 def parse_node_file(text: str | bytes) -> NodeFile:
@@ -75,6 +79,7 @@ def parse_node_file(text: str | bytes) -> NodeFile:
         socket=_text(data, "socket"),
         token_file=_optional_text(data, "tokenFile"),
         config_path=_optional_text(data, "configPath"),
+        certificate=_optional_text(data, "certificate"),
     )
 
 

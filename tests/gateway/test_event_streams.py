@@ -138,7 +138,9 @@ async def open_door(folder: Path) -> AsyncIterator[Stage]:
         node.services = replace(node.services, node=replace(node.services.node, events=ring))
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
-        door = await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+        door = await node.start(
+            HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http"
+        )
         connection = await RawConnection.open(urls[0])
         while (await connection.ask("GET", "/api/v1/node")).status == 503:
             pass

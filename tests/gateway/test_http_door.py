@@ -724,7 +724,7 @@ def test_a_killed_door_leaves_nothing_open_and_the_next_one_has_its_port(tmp_pat
             assert not await client.connection.reader.read(1)
             await client.close()
             urls: list[str] = []
-            door = HttpDoor(stage.node.services, stage.sessions, on_bound=urls.append)
+            door = HttpDoor(stage.node.services, stage.sessions, on_bound=lambda url, _: urls.append(url))
             handle: Handle[Any] = Handle.create(stage.node.system, "again")
             handle.cell.estate = estate
             opened = asyncio.get_running_loop().create_future()

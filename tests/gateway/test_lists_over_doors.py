@@ -35,7 +35,7 @@ async def open_door(folder: Path) -> AsyncIterator[tuple[FakeNode, str]]:
     async with fake_node(folder, settings=settings, tokens=TOKENS) as node:
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
-        await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+        await node.start(HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http")
         yield node, urls[0]
 
 

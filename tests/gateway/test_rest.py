@@ -27,7 +27,7 @@ async def open_rest(folder: Path) -> AsyncIterator[tuple[FakeNode, Ask]]:
     async with fake_node(folder, settings=settings, tools=("echo", "slow")) as node:
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
-        await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+        await node.start(HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http")
         connection = await RawConnection.open(urls[0])
         first = await connection.ask("GET", "/api/v1/node")
         assert first.status in (200, 503)

@@ -70,7 +70,7 @@ async def open_api(folder: Path, **changes: Any) -> AsyncIterator[Api]:
     async with fake_node(folder, settings=settings, tokens=TOKENS) as node:
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
-        await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+        await node.start(HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http")
         connection = await RawConnection.open(urls[0])
         api = Api(node, urls[0], connection)
         while (await api.ask("GET", "/api/v1/node")).status == 503:

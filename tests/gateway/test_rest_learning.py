@@ -51,7 +51,7 @@ async def open_rest(folder: Path) -> AsyncIterator[tuple[FakeNode, Ask]]:
         node.beginnings.status = STATUS
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
-        await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+        await node.start(HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http")
         connection = await RawConnection.open(urls[0])
         while (await connection.ask("GET", "/api/v1/tree")).status == 503:  # noqa: ASYNC110  (as a client does)
             await asyncio.sleep(0)

@@ -36,7 +36,7 @@ async def open_client(
     async with fake_node(folder, settings=settings, tokens=TOKENS) as node:
         urls: list[str] = []
         sessions = await node.start(Sessions(node.services), "sessions")
-        await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+        await node.start(HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http")
         async with httpx2.AsyncClient(headers={"Authorization": "Bearer good"}) as http:
             transport = streamable_http_client(urls[0] + path, http_client=http)
             async with Client(transport, mode=mode) as client:
@@ -85,7 +85,9 @@ def test_the_sdks_client_gets_its_result_although_its_connection_broke(tmp_path:
         async with fake_node(tmp_path, settings=settings) as node:
             urls: list[str] = []
             sessions = await node.start(Sessions(node.services), "sessions")
-            await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+            await node.start(
+                HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http"
+            )
             alpha = node.instances["alpha"]
             progress: list[float] = []
 
@@ -126,7 +128,9 @@ def test_the_sdks_client_hears_of_a_changed_list(tmp_path: Path) -> None:
         async with fake_node(tmp_path, settings=settings) as node:
             urls: list[str] = []
             sessions = await node.start(Sessions(node.services), "sessions")
-            await node.start(HttpDoor(node.services, sessions, on_bound=urls.append), "http")
+            await node.start(
+                HttpDoor(node.services, sessions, on_bound=lambda url, _: urls.append(url)), "http"
+            )
             heard: asyncio.Queue[str] = asyncio.Queue()
 
             async def handle(message: Any) -> None:

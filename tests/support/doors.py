@@ -23,6 +23,7 @@ class Stage:
     url: str
     sessions: Handle[Any]
     door: Handle[Any]
+    told: list[tuple[str, str | None]]  # each time: where it is, and the fingerprint of its certificate
 
     async def finish_slow(self, name: str = "alpha") -> None:
         """Have the oldest slow call answered, once there is one."""
@@ -44,9 +45,15 @@ async def open_door(
     **more: Any,
 ) -> AsyncIterator[Stage]:
     async with fake_node(state_dir, settings=settings or local(), tokens=tokens, **more) as node:
-        urls: list[str] = []
+        told: list[tuple[str, str | None]] = []
         sessions = await node.start(Sessions(node.services), "sessions")
         door = await node.start(
-            HttpDoor(node.services, sessions, on_bound=urls.append, drain_bound=lambda: drain_bound), "http"
+            HttpDoor(
+                node.services,
+                sessions,
+                on_bound=lambda *place: told.append(place),
+                drain_bound=lambda: drain_bound,
+            ),
+            "http",
         )
-        yield Stage(node, urls[0], sessions, door)
+        yield Stage(node, told[0][0], sessions, door, told)

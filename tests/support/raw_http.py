@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -55,9 +56,9 @@ class RawConnection:
         self.reader, self.writer, self.host = reader, writer, host
 
     @classmethod
-    async def open(cls, url: str) -> RawConnection:
+    async def open(cls, url: str, tls: ssl.SSLContext | None = None) -> RawConnection:
         parts = urlsplit(url)
-        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 26)
+        reader, writer = await asyncio.open_connection(parts.hostname, parts.port, limit=1 << 26, ssl=tls)
         return cls(reader, writer, parts.netloc)
 
     async def close(self) -> None:
@@ -148,9 +149,10 @@ class RawClient:
         token: str | None = None,
         version: str = "2025-11-25",
         capabilities: Mapping[str, Any] | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> RawClient:
         """Connect and shake hands."""
-        client = cls(await RawConnection.open(url), path, token)
+        client = cls(await RawConnection.open(url, tls), path, token)
         answer = await client.post(initialize(version=version, capabilities=capabilities))
         assert answer.status == 200, answer
         client.session = answer.headers["mcp-session-id"]

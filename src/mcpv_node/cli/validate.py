@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from mcpv_node.settings import Loaded, SettingsError, find_config, load_settings
+from mcpv_node.settings import Loaded, Problem, SettingsError, find_config, load_settings
 from mcpv_node.settings.explain import Explained, explain
 
 from .common import common_options, config_failure, invocation
@@ -39,6 +39,8 @@ def command(config: Path | None, explained: bool) -> None:
     try:
         path = find_config(config, os.environ)
         loaded = load_settings(path, environ=os.environ)
+        if problems := _problems_of_files(loaded, path):
+            raise SettingsError(problems)
     except SettingsError as error:
         raise config_failure(error) from None
     servers = len(loaded.settings.servers)
@@ -52,6 +54,34 @@ def command(config: Path | None, explained: bool) -> None:
     if explained:
         _print(loaded, path)
     click.echo(f"{path} is valid: {counted(servers, 'server')}")
+
+
+def _problems_of_files(loaded: Loaded, path: Path) -> tuple[Problem, ...]:
+    """What is wrong with the files that the configuration names and a start reads."""
+    tls, tokens = loaded.settings.listen.tls, loaded.settings.auth.tokens
+    if tls is None and not tokens:
+        return ()
+    # Only where it is needed: this takes longer than all the rest.
+    from mcpv_node.gateway import AuthError, CertificateError, read_certificate, read_token
+
+    found: list[tuple[str, str]] = []
+    if tls is not None:
+        try:
+            read_certificate(tls)
+        except CertificateError as error:
+            found.append((error.key, error.words))
+    for entry in tokens:
+        try:
+            read_token(Path(entry.file))
+        except AuthError as error:
+            found.append(("auth.tokens", str(error)))
+    places = {one.key: one for one in explain(loaded)}
+    return tuple(_problem(key, words, places.get(key), path) for key, words in found)
+
+
+def _problem(key: str, words: str, place: Explained | None, path: Path) -> Problem:
+    file, line = (None, None) if place is None else (place.file, place.line)
+    return Problem(file or path, line or 0, key, words)
 
 
 def _print(loaded: Loaded, path: Path) -> None:

@@ -24,9 +24,11 @@ from .auth import (
     TokenTable,
     load_tokens,
     read_or_create_token,
+    read_token,
 )
 from .callers import make_caller
 from .calls import CallControl, CallReply, perform_call, perform_request
+from .certificate import CertificateError, read_certificate
 from .front import Front
 from .held import HeldCalls, HeldMessage
 from .http_door import DRAIN_BOUND, DoorError, HttpDoor, HttpDoorMessage
@@ -48,6 +50,7 @@ __all__ = [
     "Authority",
     "CallControl",
     "CallReply",
+    "CertificateError",
     "Connected",
     "CountSessions",
     "DoorError",
@@ -78,7 +81,9 @@ __all__ = [
     "new_consumer_id",
     "perform_request",
     "perform_call",
+    "read_certificate",
     "read_or_create_token",
+    "read_token",
     "unlearnt_for_call",
     "wait_for_first_lists",
 ]

@@ -94,7 +94,9 @@ def read_token(path: Path) -> str:
         if path.stat().st_mode & stat.S_IWOTH:
             raise AuthError(f"{path}: the token file can be written to by everybody: chmod o-w it")
         token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise AuthError(f"{path}: the token file cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
         raise AuthError(f"{path}: the token file cannot be read: {error}") from error
     if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise AuthError(f"{path}: the token file does not hold one token of printable ASCII")

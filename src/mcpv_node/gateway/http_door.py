@@ -13,10 +13,11 @@ import errno
 import importlib
 import os
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
-from typing import TypeAlias, cast
+from typing import Final, TypeAlias, cast
 
 import uvicorn
 from loguru import logger
@@ -27,6 +28,7 @@ from mcpv_node.settings import parse_address
 
 from .asgi import AsgiApp
 from .auth import check_exposure
+from .certificate import Certificate, CertificateError, read_certificate, read_if_changed
 from .event_streams import EventStreams
 from .http import HttpApp
 from .log_streams import LogStreams
@@ -42,6 +44,9 @@ LAST_WORDS = 1.0
 
 # A client comes back to its connection for less than this long; then it is closed (seconds).
 IDLE_CONNECTION = 75
+
+# A certificate is renewed days before it ends; that it has been is seen within this (seconds).
+CERTIFICATE_LOOK: Final = 60.0
 
 # As many clients may connect in one turn of the loop; the kernel has a bound of its own.
 ACCEPT_QUEUE = 1024
@@ -73,7 +78,21 @@ class _DrainEnded:
     """The bound for calls in hand is over."""
 
 
-HttpDoorMessage: TypeAlias = _Open | _RestLoaded | _Served | _DrainEnded | ServersChanged
+@dataclass(frozen=True, slots=True)
+class _LookAtCertificate:
+    """Its files may have changed."""
+
+
+@dataclass(frozen=True, slots=True)
+class _CertificateRead:
+    """What has come of a look; None: they have not."""
+
+    outcome: Certificate | Exception | None
+
+
+HttpDoorMessage: TypeAlias = (
+    _Open | _RestLoaded | _Served | _DrainEnded | _LookAtCertificate | _CertificateRead | ServersChanged
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,14 +104,14 @@ class BoundAddress:
 
 
 class HttpDoor(LoopActor[BoundAddress]):
-    """See the module. `on_bound` hears the base URL with the real port."""
+    """See the module. `on_bound` hears the base URL with the real port, and the fingerprint of the certificate there."""
 
     def __init__(
         self,
         services: DoorServices,
         sessions: Handle[SessionsMessage],
         *,
-        on_bound: Callable[[str], None],
+        on_bound: Callable[[str, str | None], None],
         drain_bound: Callable[[], float] = lambda: DRAIN_BOUND,
     ) -> None:
         super().__init__()
@@ -102,6 +121,8 @@ class HttpDoor(LoopActor[BoundAddress]):
         self._drain_bound = drain_bound
         self._app: HttpApp | None = None
         self._server: _Server | None = None
+        self._certificate: Certificate | None = None
+        self._complaint = ""  # about a certificate that was to replace it
         self._stopping = False
 
     def on_start(self, estate: BoundAddress | None = None) -> None:
@@ -112,6 +133,8 @@ class HttpDoor(LoopActor[BoundAddress]):
         host, port = configured
         has_tokens = self._services.tokens is not None or self._services.issuer is not None
         check_exposure(host, has_tokens=has_tokens)
+        if listen.tls is not None:
+            self._certificate = read_certificate(listen.tls)
         listener = bind_tcp(host, estate.port if estate is not None else port)
         self.estate = BoundAddress(host, int(listener.getsockname()[1]))
         url = self._url(self.estate)
@@ -132,8 +155,7 @@ class HttpDoor(LoopActor[BoundAddress]):
                 proxy_headers=False,
                 backlog=ACCEPT_QUEUE,
                 timeout_keep_alive=IDLE_CONNECTION,
-                ssl_certfile=None if listen.tls is None else listen.tls.cert,
-                ssl_keyfile=None if listen.tls is None else listen.tls.key,
+                ssl_context_factory=None if self._certificate is None else self._make_context,
             ),
             listener,
             on_open=lambda: me.tell(_Open()),
@@ -159,10 +181,17 @@ class HttpDoor(LoopActor[BoundAddress]):
         assert self.estate is not None  # on_start has bound it
         url = self._url(self.estate)
         logger.bind(url=url).info("the HTTP door is open")
-        self._on_bound(url)
+        self._tell_where()
+        if self._certificate is not None:
+            self.after(CERTIFICATE_LOOK, _LookAtCertificate())
         self.started()
         assert self._app is not None  # what is open serves it
         self.run(load_rest(self._services, self._app.events, self._app.logs), _rest_loaded)
+
+    def _tell_where(self) -> None:
+        assert self.estate is not None  # on_start has bound it
+        certificate = self._certificate
+        self._on_bound(self._url(self.estate), None if certificate is None else certificate.fingerprint)
 
     def _url(self, place: BoundAddress) -> str:
         scheme = "http" if self._services.node.settings.listen.tls is None else "https"
@@ -184,6 +213,46 @@ class HttpDoor(LoopActor[BoundAddress]):
     def _on_servers_changed(self, _: ServersChanged) -> None:
         if self._app is not None:
             self._app.mcp.look_again()
+
+    # --- the certificate ------------------------------------------------------------------------
+
+    def _make_context(
+        self, _config: uvicorn.Config, _default: Callable[[], ssl.SSLContext]
+    ) -> ssl.SSLContext:
+        """What the server makes its connections with; each is given the newest certificate."""
+        assert self._certificate is not None  # else the server is not asked for TLS
+        context = self._certificate.context
+
+        def choose(connection: ssl.SSLObject, _name: str | None, _context: ssl.SSLContext) -> None:
+            if self._certificate is not None:
+                connection.context = self._certificate.context
+
+        context.sni_callback = choose
+        return context
+
+    @handles(_LookAtCertificate)
+    def _on_look_at_certificate(self, _: _LookAtCertificate) -> None:
+        tls = self._services.node.settings.listen.tls
+        if tls is not None and self._certificate is not None:
+            self.run(asyncio.to_thread(read_if_changed, tls, self._certificate), _CertificateRead)
+
+    @handles(_CertificateRead)
+    def _on_certificate_read(self, message: _CertificateRead) -> None:
+        outcome = message.outcome
+        if isinstance(outcome, Certificate):
+            self._certificate, self._complaint = outcome, ""
+            logger.info("the certificate of the HTTP door has been renewed")
+            self._tell_where()
+        elif isinstance(outcome, CertificateError):
+            # It may be half written. The one there is goes on; said once, not every minute.
+            if self._complaint != str(outcome):
+                self._complaint = str(outcome)
+                logger.warning("the certificate of the HTTP door stays as it is: {}", outcome)
+        elif isinstance(outcome, Exception):
+            raise outcome
+        self.after(CERTIFICATE_LOOK, _LookAtCertificate())
+
+    # --- the end --------------------------------------------------------------------------------
 
     @handles(_DrainEnded)
     def _on_drain_ended(self, _: _DrainEnded) -> None:

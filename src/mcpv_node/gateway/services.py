@@ -69,6 +69,7 @@ class NodeInfo:
     socket: str | None
     token_file: str | None
     config_path: str | None
+    certificate: str | None = None  # of the HTTP door: the SHA-256 of its DER, in hex
 
 
 @dataclass(frozen=True, slots=True)

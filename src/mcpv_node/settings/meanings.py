@@ -137,8 +137,9 @@ MEANINGS: Mapping[type[msgspec.Struct], Mapping[str, str]] = {
         "tls": "The certificate of the HTTP door; without it, plain HTTP.",
     },
     TlsSettings: {
-        "cert": "PEM file of the certificate, relative to this file.",
-        "key": "PEM file of its key.",
+        "cert": "PEM file of the certificate and whoever stands between it and its authority, relative to this file; "
+        "read again within a minute when it changes.",
+        "key": "PEM file of its key, without a passphrase.",
     },
     AuthSettings: {
         "tokens": "Bearer tokens beside the node's own, which sees everything.",

@@ -36,6 +36,8 @@ class NodeBody(Struct, frozen=True, rename="camel"):
     learning: LearningBody | None
     init: list[InitBody] | None
     config: ConfigBody | None
+    # Of the HTTP door where that is https: the SHA-256 of its certificate's DER, in hex.
+    certificate: str | None = None
 
 
 class NodeSummary(Struct, frozen=True, rename="camel"):
@@ -98,6 +100,7 @@ async def show_node(state: State) -> NodeBody:
         learning=None if learning is None else learning_body(learning),
         init=init,
         config=config,
+        certificate=info.certificate,
     )
 
 
