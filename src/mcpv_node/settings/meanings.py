@@ -45,7 +45,8 @@ MEANINGS: Mapping[type[msgspec.Struct], Mapping[str, str]] = {
         "defaultActivationMode": "`activationMode` of entries that do not say.",
         "toolNamespace": "`prefix`: tools are named `server_tool`. `flat`: their own names, the server's name only "
         "against collisions.",
-        "toolSeparator": "What stands between the server's name and the tool's.",
+        "toolSeparator": "What stands between the server's name and the tool's. `.` is listed as `_`, since one dotted name makes some "
+        "clients drop the whole list.",
         "refreshSeconds": "0: lists are read again when a server says that they changed. More: servers that run are "
         "asked this often, too.",
         "reloadMode": "`lenient`: a reload that cannot be applied is refused and the node goes on as it is. "
