@@ -47,6 +47,11 @@ class NodeFile:
     # believe that certificate, whatever name it is for and whoever issued it.
     certificate: str | None = None
 
+    @property
+    def endpoint(self) -> str:
+        """Where clients on this machine find MCP."""
+        return f"{from_here(self.http)}/mcp"
+
     def to_data(self) -> dict[str, Any]:
         """Give the published form."""
         data: dict[str, Any] = {
@@ -59,6 +64,11 @@ class NodeFile:
             "configPath": self.config_path,
         }
         return data if self.certificate is None else {**data, "certificate": self.certificate}
+
+
+def from_here(url: str) -> str:
+    """The same door as it is reached on this machine, where the URL names every address: not all systems take that."""
+    return url.replace("://0.0.0.0:", "://127.0.0.1:", 1).replace("://[::]:", "://[::1]:", 1)
 
 
 def parse_node_file(text: str | bytes) -> NodeFile:

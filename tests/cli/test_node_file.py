@@ -43,6 +43,27 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert read_node_file(tmp_path) == NODE
 
 
+@pytest.mark.parametrize(
+    ("http", "endpoint"),
+    [
+        ("http://127.0.0.1:8090", "http://127.0.0.1:8090/mcp"),
+        ("http://0.0.0.0:8090", "http://127.0.0.1:8090/mcp"),
+        ("https://[::]:8443", "https://[::1]:8443/mcp"),
+        ("https://10.0.0.0:8443", "https://10.0.0.0:8443/mcp"),
+    ],
+)
+def test_a_door_at_every_address_is_shown_as_this_machine_reaches_it(http: str, endpoint: str) -> None:
+    assert replace(NODE, http=http).endpoint == endpoint
+
+
+def test_a_certificate_is_there_where_the_door_has_one(tmp_path: Path) -> None:
+    secure = replace(NODE, http="https://127.0.0.1:8443", certificate="ab" * 32)
+    write_node_file(tmp_path, secure)
+
+    assert read_node_file(tmp_path) == secure
+    assert "certificate" not in NODE.to_data()
+
+
 def test_only_its_owner_can_read_it(tmp_path: Path) -> None:
     path = write_node_file(tmp_path, NODE)
 

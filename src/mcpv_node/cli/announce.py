@@ -40,7 +40,7 @@ def announce(node: NodeFile, *, as_json: bool, detached: bool, state_dir: Path, 
     click.echo(f"mcpv-node {node.version} is ready (process {node.pid})")
     print_facts(
         (
-            ("endpoint", f"{node.http}/mcp"),
+            ("endpoint", node.endpoint),
             ("token file", node.token_file or "none: whoever reaches the endpoint may use every tool"),
             ("config", node.config_path),
             ("Claude Code", claude_code_line(node)),
@@ -53,7 +53,7 @@ def announce(node: NodeFile, *, as_json: bool, detached: bool, state_dir: Path, 
 
 def claude_code_line(node: NodeFile) -> str:
     """Give the command that points Claude Code at the HTTP door."""
-    line = f"claude mcp add --transport http mcpv {node.http}/mcp"
+    line = f"claude mcp add --transport http mcpv {node.endpoint}"
     if node.token_file is None:
         return line
     # The shell reads the token: it never stands on the screen or in a log.

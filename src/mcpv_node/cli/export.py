@@ -28,6 +28,7 @@ from mcpv_node.client_files import (
 )
 from mcpv_node.client_files.documents import read_json, read_toml, write
 from mcpv_node.client_files.shapes import as_list, as_table
+from mcpv_node.node_file import from_here
 from mcpv_node.settings import SettingsError, find_config, load_settings, parse_address, state_dir
 from mcpv_node.store.files import FILE_MODE, write_atomically
 
@@ -117,7 +118,7 @@ def _door() -> tuple[str, str | None]:
         node = find_node(folder)
     except NodeUnreachable:
         return _configured_door(folder)
-    return f"{node.http}/mcp", node.token_file
+    return node.endpoint, node.token_file
 
 
 def _configured_door(folder: Path) -> tuple[str, str | None]:
@@ -128,7 +129,8 @@ def _configured_door(folder: Path) -> tuple[str, str | None]:
     address = parse_address(listen.http)
     if address is None or address[1] == 0:
         raise CommandFailed("listen.http takes any free port: start the node first, or give it a port")
-    return f"{'https' if listen.tls is not None else 'http'}://{listen.http}/mcp", str(folder / "token")
+    url = from_here(f"{'https' if listen.tls is not None else 'http'}://{listen.http}")
+    return f"{url}/mcp", str(folder / "token")
 
 
 @dataclass(frozen=True, slots=True)

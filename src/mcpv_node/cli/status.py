@@ -46,7 +46,7 @@ def _show_node(client: NodeClient) -> None:
     print_facts(
         (
             ("node", f"mcpv-node {node.version}, process {node.pid}"),
-            ("endpoint", f"{node.http}/mcp"),
+            ("endpoint", node.endpoint),
             ("config", node.config_path),
             ("socket", node.socket),
         )

@@ -185,7 +185,7 @@ def make_frame(
     shown = {one.id: one for server in servers for one in server.instances}
     title = (
         f"mcpv-node {node.version}  process {node.pid}  {_memory(now.groups.get(node.pid))}  "
-        f"{_cpu(node.pid, now, before)} % CPU  {node.http}/mcp"
+        f"{_cpu(node.pid, now, before)} % CPU  {node.endpoint}"
     )
     totals = (
         f"{counted(len(servers), 'server')}  {counted(len(shown), 'instance')}  "
