@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import shutil
 import ssl
@@ -12,6 +13,7 @@ import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from loguru import logger
+from msgspec import Raw
 from msgspec.structs import replace
 from support.certificates import Certificates, make_certificates
 from support.doors import local, open_door
@@ -19,7 +21,8 @@ from support.fake_servers import run, until
 from support.modern_client import modern
 from support.raw_http import RawClient, RawConnection, call
 
-from mcpv_node.gateway import CertificateError, http_door, read_certificate
+from mcpv_node.actors.instance.messages import Answer
+from mcpv_node.gateway import CertificateError, http_door, read_certificate, wire
 from mcpv_node.protocol import MODERN
 from mcpv_node.settings import ListenSettings, NodeSettings, TlsSettings
 
@@ -245,3 +248,56 @@ def test_one_that_is_half_written_is_waited_for_and_said_once(
     assert [line for line in said if "certificate" in line] == [
         f"the certificate of the HTTP door stays as it is: listen.tls.cert: {certificates.server} holds no certificate in PEM\n"
     ]
+
+
+# ---- the end -----------------------------------------------------------------------------------------------------
+
+
+def test_a_door_does_not_wait_for_the_goodbyes_of_clients_that_do_nothing(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The loop would wait for them for half a minute: longer than this test may take.
+    monkeypatch.setattr(wire, "GOODBYE", 0.05)
+
+    async def main() -> None:
+        async with open_door(tmp_path, settings=over_tls(certificates), drain_bound=600.0) as stage:
+            idle = await RawClient.open(stage.url, tls=believing(certificates))
+            listening = await RawClient.open(stage.url, tls=believing(certificates))
+            await listening.connection.send("GET", "/mcp", listening.headers())
+            assert (await listening.connection.read_head())[0] == 200
+            for one in (idle, listening):
+                one.connection.pause()
+            await stage.node.stop(stage.door)
+            for one in (idle, listening):
+                await one.close()
+
+    run(main)
+
+
+def test_an_answer_that_is_still_read_is_not_cut_off_by_the_end_of_its_connection(
+    tmp_path: Path, certificates: Certificates, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wire, "GOODBYE", 0.01)
+    looks: list[None] = []
+    hang_up = wire.WholeAnswers._hang_up
+
+    def counted(protocol: wire.WholeAnswers, transport: asyncio.Transport) -> None:
+        looks.append(None)
+        hang_up(protocol, transport)
+
+    monkeypatch.setattr(wire.WholeAnswers, "_hang_up", counted)
+    large = b'{"content":[],"text":"' + b"x" * (16 * 1024 * 1024) + b'"}'
+
+    async def main() -> bytes:
+        async with open_door(tmp_path, settings=over_tls(certificates)) as stage:
+            client = await RawClient.open(stage.url, tls=believing(certificates))
+            stage.node.instances["alpha"].next_answers.append(Answer(result=Raw(large)))
+            client.connection.pause()
+            await client.send(call(1, "alpha_echo"), Connection="close")
+            await until(lambda: len(looks) > 3)
+            client.connection.resume()
+            answer = await client.connection.read()
+            await client.close()
+            return answer.body
+
+    assert large in run(main)

@@ -38,7 +38,9 @@ class Recorder:
 
 def hold() -> tuple[Any, Recorder]:
     recorder = Recorder()
-    held = _Held(cast("asyncio.Transport", recorder), asyncio.get_running_loop(), lambda: False)
+    held = _Held(
+        cast("asyncio.Transport", recorder), asyncio.get_running_loop(), lambda transport: transport.close()
+    )
     return held, recorder
 
 

@@ -1,4 +1,4 @@
-"""The HTTP server's protocol with four habits changed.
+"""The HTTP server's protocol with five habits changed.
 
 **What belongs to one answer goes out in one write.** uvicorn writes the head of an answer, and then its body, each with
 a call to the system; the reader is woken for the head and has nothing to read yet. Here an answer is held until it is
@@ -12,6 +12,9 @@ the application without a parser, a scope or messages between. Whatever is diffe
 
 **Who is still sending sees its answer.** A connection that is closed before all was read of it is reset, and a client that
 reads only once it has sent everything then finds nothing: not that its body is too large, nor that its token is wrong.
+
+**Nobody waits for a goodbye.** TLS has one for both sides, and the loop waits half a minute for that of a client which, being
+idle, does not even read ours: so long would a node take to stop.
 """
 
 from __future__ import annotations
@@ -37,6 +40,9 @@ MAX_BODY: Final = 65536
 
 # Whoever has its answer may go on sending for this long, for nothing (seconds); nginx's `lingering_timeout` is the same.
 LINGER: Final = 5.0
+
+# A client that is there answers the end of TLS in a fraction of this (seconds).
+GOODBYE: Final = 1.0
 
 
 class Application(Protocol):
@@ -65,11 +71,12 @@ class WholeAnswers(HttpToolsProtocol):
 
     _is_ending = False
 
-    # What ends a connection whose last answer has gone while its client is still sending.
+    # What ends a connection whose last answer has gone while its client is still sending, and one that has been closed.
     _lingering: asyncio.TimerHandle | None = None
+    _goodbye: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._held = _Held(transport, self.loop, self._lingers)
+        self._held = _Held(transport, self.loop, self._close)
         self._connection = Connection()
         # Each request is given a copy.
         self.app_state = {**self.app_state, CONNECTION: self._connection}
@@ -78,7 +85,7 @@ class WholeAnswers(HttpToolsProtocol):
         self._watch = self.loop.call_later(self.timeout_keep_alive, self._look)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for timer in (self._watch, self._lingering):
+        for timer in (self._watch, self._lingering, self._goodbye):
             if timer is not None:
                 timer.cancel()
         super().connection_lost(exc)
@@ -202,15 +209,24 @@ class WholeAnswers(HttpToolsProtocol):
         else:
             self.transport.close()
 
-    def _lingers(self) -> bool:
-        """Whether closing waits for a client that is still sending its request; it is told that nothing more comes."""
-        if self._is_between or self._lingering is not None or self._connection.is_lost:
-            return False
-        self._lingering = self.loop.call_later(LINGER, self.transport.close)
-        self.flow.resume_reading()
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        return True
+    def _close(self, transport: asyncio.Transport) -> None:
+        """Close the connection; if its client is still sending, tell it that nothing more comes, and close it later."""
+        if not self._is_between and self._lingering is None and not self._connection.is_lost:
+            self._lingering = self.loop.call_later(LINGER, self.transport.close)
+            self.flow.resume_reading()
+            if transport.can_write_eof():
+                transport.write_eof()
+            return
+        transport.close()
+        if self.scheme == "https" and self._goodbye is None:
+            self._goodbye = self.loop.call_later(GOODBYE, self._hang_up, transport)
+
+    def _hang_up(self, transport: asyncio.Transport) -> None:
+        """The client has had its time, unless it still reads the last answer."""
+        if transport.get_write_buffer_size():
+            self._goodbye = self.loop.call_later(GOODBYE, self._hang_up, transport)
+        else:
+            transport.abort()
 
     def timeout_keep_alive_handler(self) -> None:
         """uvicorn's own timer, of which `_look` is the better one: it sees both ways of reading."""
@@ -331,14 +347,17 @@ _encode_added: Final = lru_cache(1)(encode_headers)
 class _Held:
     """A transport that keeps what it is given until it is told to send it, or this turn of the loop is over."""
 
-    __slots__ = ("_lingers", "_loop", "_pieces", "_transport", "is_closing")
+    __slots__ = ("_close", "_loop", "_pieces", "_transport", "is_closing")
 
     def __init__(
-        self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop, lingers: Callable[[], bool]
+        self,
+        transport: asyncio.Transport,
+        loop: asyncio.AbstractEventLoop,
+        close: Callable[[asyncio.Transport], None],
     ) -> None:
         self._transport = transport
         self._loop = loop
-        self._lingers = lingers  # whether it is closed later
+        self._close = close
         self._pieces: list[bytes] = []
         self.is_closing = transport.is_closing  # looked up on every request
 
@@ -363,5 +382,4 @@ class _Held:
 
     def close(self) -> None:
         self.flush()
-        if not self._lingers():
-            self._transport.close()
+        self._close(self._transport)
