@@ -230,8 +230,11 @@ class Index(LoopActor[Catalog]):
 
     @handles(ListsFailed)
     def _on_lists_failed(self, message: ListsFailed) -> None:
-        logger.bind(instance=message.instance_id).warning(
-            "its {} could not be read: {}", self._kind, message.message
+        logger.bind(instance=message.instance_id).log(
+            "DEBUG" if message.asked else "WARNING",
+            "its {} could not be read: {}",
+            self._kind,
+            message.message,
         )
         known = self._kept.learnt.get((message.spec_key, message.profile))
         if known is not None and not known.stale:

@@ -743,7 +743,7 @@ class Instance(LoopActor[None], abc.ABC):
             self._pending.remove(call)
             if call.abandoned_until is None:
                 call.reply.answer(self._failed(reason, why, call=call))
-        self._lists.abandon(why)
+        self._lists.abandon(why, asked=self._stop_asked)
         self._own.clear()
         if self._exit_detail() is not None:
             self._tell_end(was_ready=was_ready)

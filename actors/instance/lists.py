@@ -108,11 +108,11 @@ class ListReader:
         hello = self._hello
         return frozenset(kind for kind in KINDS if hello is not None and offers(hello.capabilities, kind))
 
-    def abandon(self, why: str) -> None:
-        """The instance ends: a reading under way has failed."""
+    def abandon(self, why: str, *, asked: bool) -> None:
+        """The instance ends, because it was `asked` to or by itself: a reading under way has failed."""
         self._hello = None
         for reader in self._readers.values():
-            reader.abandon(why)
+            reader.abandon(why, asked=asked)
 
 
 class _KindReader:
@@ -161,10 +161,11 @@ class _KindReader:
         self._left = list(LISTS_OF[self._kind]) if offers(hello.capabilities, self._kind) else []
         self._read_next_list(hello)
 
-    def abandon(self, why: str) -> None:
+    def abandon(self, why: str, *, asked: bool) -> None:
         if self._hello is not None:
             self._again = False
-            self._fail(self._hello, f"the instance ended while its {self._kind} were read: {why}")
+            words = f"the instance ended while its {self._kind} were read: {why}"
+            self._fail(self._hello, words, asked=asked)
 
     def _read_next_list(self, hello: ServerHello) -> None:
         if self._left:
@@ -251,11 +252,17 @@ class _KindReader:
             )
         )
 
-    def _fail(self, hello: ServerHello, message: str) -> None:
+    def _fail(self, hello: ServerHello, message: str, *, asked: bool = False) -> None:
         self._hello = None
         self._index.tell(
             ListsFailed(
-                self._kind, self._spec_key, self._profile, self._instance_id, message, began=self._began
+                self._kind,
+                self._spec_key,
+                self._profile,
+                self._instance_id,
+                message,
+                began=self._began,
+                asked=asked,
             )
         )
         # What was announced meanwhile may be the cure.

@@ -270,7 +270,10 @@ class Lists:
 
 @dataclass(frozen=True, slots=True)
 class ListsFailed:
-    """The lists could not be read; what was known stays and is marked stale."""
+    """The lists could not be read; what was known stays and is marked stale.
+
+    `asked`: the instance was told to end meanwhile, so nothing is wrong with its server.
+    """
 
     kind: Kind
     spec_key: SpecKey
@@ -278,6 +281,7 @@ class ListsFailed:
     instance_id: InstanceId
     message: str
     began: float = 0.0
+    asked: bool = False
 
 
 # --- what an instance tells whoever watches resources -------------------------------------------

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from loguru import logger
 from support.actors import Do, crash
 from support.catalogs import key_of, lists, lists_failed, servers_of, tool, view
 from support.fakes import FakeClock
@@ -149,6 +150,24 @@ def test_a_list_that_cannot_be_read_leaves_the_last_good_one_marked_stale(tmp_pa
             assert not shelf.world.tools.entries[0].stale
 
     run(main())
+
+
+def test_a_reading_that_an_order_cut_short_is_no_warning(tmp_path: Path) -> None:
+    said: list[str] = []
+    sink = logger.add(lambda message: said.append(message.record["message"]), level="WARNING")
+
+    async def main() -> None:
+        async with library(tmp_path) as shelf:
+            shelf.index.tell(replace(lists_failed("alpha"), asked=True))
+            shelf.index.tell(lists_failed("beta"))
+            await shelf.settle()
+
+    try:
+        run(main())
+    finally:
+        logger.remove(sink)
+
+    assert said == ["its tools could not be read: no luck"]
 
 
 def test_a_list_that_is_the_same_once_more_publishes_nothing(tmp_path: Path) -> None:

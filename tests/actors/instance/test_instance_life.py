@@ -20,6 +20,7 @@ from mcpv_node.actors.instance.messages import (
     InstanceRetiring,
     InstanceStarting,
     ListsFailed,
+    ReadLists,
     StopInstance,
 )
 from mcpv_node.actors.kernel import Shutdown
@@ -197,8 +198,27 @@ def test_a_list_under_way_when_the_instance_ends_has_failed(tmp_path: Path) -> N
         async with session(tmp_path, **scripted(on_list=dies)) as bad:
             await until(lambda: bad.index.of(ListsFailed))
 
-            message = bad.index.of(ListsFailed)[0].message
-            assert message == "the instance ended while its tools were read: exited with code 4"
+            failed = bad.index.of(ListsFailed)[0]
+            assert failed.message == "the instance ended while its tools were read: exited with code 4"
+            assert not failed.asked
+
+    run(main())
+
+
+def test_a_list_under_way_when_the_instance_is_told_to_end_is_nobodys_fault(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with session(tmp_path, **scripted(on_list="pass")) as bad:
+            await bad.is_ready()
+            # Its lists are asked for before it hears of its end.
+            bad.instance.tell(ReadLists())
+            bad.instance.tell(StopInstance("idle"))
+            await until(lambda: bad.index.of(ListsFailed))
+
+            failed = bad.index.of(ListsFailed)[0]
+            assert (failed.message, failed.asked) == (
+                "the instance ended while its tools were read: idle",
+                True,
+            )
 
     run(main())
 

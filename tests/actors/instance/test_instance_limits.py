@@ -208,8 +208,8 @@ def test_other_limits_hold_for_the_processes_that_run(tmp_path: Path) -> None:
                 bad.instance.tell(Respec(spec))
 
                 await until(lambda: os.getpriority(os.PRIO_PROCESS, bad.pid) == 5)
-                assert resource.prlimit(bad.pid, resource.RLIMIT_NOFILE) == (64, 64)
-                assert resource.prlimit(bad.pid, resource.RLIMIT_CPU) == (100, 100)
+                await until(lambda: resource.prlimit(bad.pid, resource.RLIMIT_NOFILE) == (64, 64))
+                await until(lambda: resource.prlimit(bad.pid, resource.RLIMIT_CPU) == (100, 100))
         assert said == []
 
     run(main())
