@@ -9,7 +9,15 @@ from typing import Any
 
 import pykka
 import pytest
-from support.embedded import TIMEOUT, embedded, heard_soon, listening, tool_names, write_config
+from support.embedded import (
+    TIMEOUT,
+    embedded,
+    heard_soon,
+    listening,
+    tool_names,
+    until_caught_up,
+    write_config,
+)
 from support.nodes import BadServer
 from support.processes import wait_until
 
@@ -104,10 +112,12 @@ def test_who_has_unsubscribed_hears_no_more_and_may_come_again(tmp_path: Path) -
         assert "bad_echo" in tool_names(node)
         node.tell(Unsubscribe("events", ear))
         tool_names(node)
+        until_caught_up(ear)
         before = len(heard)
 
         node.ask(CallTool("bad_crash"), timeout=TIMEOUT)
         tool_names(node)
+        until_caught_up(ear)
         assert len(heard) == before
         node.tell(Subscribe("events", ear))
         node.ask(echo(), timeout=TIMEOUT)

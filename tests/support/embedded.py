@@ -157,6 +157,11 @@ def listening() -> Iterator[tuple[pykka.ActorRef[Ear], list[Any]]]:
             ear.stop()
 
 
+def until_caught_up(ear: pykka.ActorRef[Ear]) -> None:
+    """Wait until such an actor has read all that it was told by now."""
+    ear.proxy().heard.get(timeout=TIMEOUT)
+
+
 def heard_soon(heard: list[Any], condition: Callable[[list[Any]], bool]) -> bool:
     """Wait until what was heard is such."""
     return wait_until(lambda: condition(list(heard)))
