@@ -11,7 +11,6 @@ or a duplicate; it changes nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 from typing import Any, TypeAlias, assert_never
@@ -111,38 +110,32 @@ class Group(Struct, frozen=True):
 # --- what is heard ----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Begin:
+class Begin(Struct, frozen=True):
     """Start the children."""
 
 
-@dataclass(frozen=True, slots=True)
-class Started:
+class Started(Struct, frozen=True):
     id: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Exited:
+class Exited(Struct, frozen=True):
     id: str
     incarnation: int
     reason: ExitReason
 
 
-@dataclass(frozen=True, slots=True)
-class StartTimedOut:
+class StartTimedOut(Struct, frozen=True):
     id: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class GraceExpired:
+class GraceExpired(Struct, frozen=True):
     id: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class RetryDue:
+class RetryDue(Struct, frozen=True):
     id: str
     incarnation: int
 
@@ -150,34 +143,29 @@ class RetryDue:
 # `ask` is the number under which the asker waits for its reply.
 
 
-@dataclass(frozen=True, slots=True)
-class Add:
+class Add(Struct, frozen=True):
     spec: ChildSpec
     restart: Restart
     incarnation: int
     ask: int
 
 
-@dataclass(frozen=True, slots=True)
-class Terminate:
+class Terminate(Struct, frozen=True):
     id: str
     ask: int
 
 
-@dataclass(frozen=True, slots=True)
-class StartAgain:
+class StartAgain(Struct, frozen=True):
     id: str
     ask: int
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(Struct, frozen=True):
     id: str
     ask: int
 
 
-@dataclass(frozen=True, slots=True)
-class StopAll:
+class StopAll(Struct, frozen=True):
     """Stop the children, then end."""
 
 
@@ -188,64 +176,54 @@ Input: TypeAlias = Begin | Started | Exited | Due | Add | Terminate | StartAgain
 # --- what is to be done -----------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Start:
+class Start(Struct, frozen=True):
     """Make this incarnation and start it."""
 
     id: str
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class Stop:
+class Stop(Struct, frozen=True):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Kill:
+class Kill(Struct, frozen=True):
     id: str
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class Arm:
+class Arm(Struct, frozen=True):
     """Hear `due` in `delay` seconds. A child has one timer at most."""
 
     due: Due
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class Disarm:
+class Disarm(Struct, frozen=True):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Close:
+class Close(Struct, frozen=True):
     """No incarnation will follow, for all one knows: refuse what waits for the child."""
 
     id: str
     reason: ExitReason
 
 
-@dataclass(frozen=True, slots=True)
-class Forget:
+class Forget(Struct, frozen=True):
     id: str
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(Struct, frozen=True):
     event: SupervisionEvent
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
+class Reply(Struct, frozen=True):
     ask: int
     outcome: StartOutcome | RestartOutcome | TerminateOutcome | DeleteOutcome
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyUp:
+class ReplyUp(Struct, frozen=True):
     """The child that was asked for has started."""
 
     ask: int
@@ -253,13 +231,11 @@ class ReplyUp:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class BecomeStarted:
+class BecomeStarted(Struct, frozen=True):
     """Every child has started, and so has the supervisor."""
 
 
-@dataclass(frozen=True, slots=True)
-class GiveUp:
+class GiveUp(Struct, frozen=True):
     """Restarting does not cure this child; the group is being stopped."""
 
     id: str
@@ -267,8 +243,7 @@ class GiveUp:
     reason: ExitReason
 
 
-@dataclass(frozen=True, slots=True)
-class Finish:
+class Finish(Struct, frozen=True):
     """No child is left; end."""
 
     reason: ExitReason
@@ -514,16 +489,15 @@ class _Turn:
 
     def _companions(self, child: Child) -> list[Child]:
         """The siblings that are restarted with `child`."""
-        order = list(self._children.values())
         strategy = self._group.strategy
         match strategy:
             case Strategy.ONE_FOR_ONE:
                 return []
             case Strategy.ONE_FOR_ALL:
-                return [sibling for sibling in order if sibling.id != child.id]
+                return [sibling for sibling in self._children.values() if sibling.id != child.id]
             case Strategy.REST_FOR_ONE:
                 ids = list(self._children)
-                return order[ids.index(child.id) + 1 :]
+                return list(self._children.values())[ids.index(child.id) + 1 :]
             case _:
                 assert_never(strategy)
 

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TypeAlias, assert_never
 
 from loguru import logger
+from msgspec import Struct
 
 from mcpv_node.actors.kernel import Crashed, ExitReason, Killed
 
 
-@dataclass(frozen=True, slots=True)
-class ChildStarted:
+class ChildStarted(Struct, frozen=True):
     """The child has completed its start."""
 
     supervisor: str
@@ -20,8 +19,7 @@ class ChildStarted:
     incarnation: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChildExited:
+class ChildExited(Struct, frozen=True):
     """The child has ended; `asked` when its supervisor had asked it to."""
 
     supervisor: str
@@ -31,8 +29,7 @@ class ChildExited:
     asked: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ChildRestarting:
+class ChildRestarting(Struct, frozen=True):
     """The child will be started again in `delay` seconds."""
 
     supervisor: str
@@ -42,8 +39,7 @@ class ChildRestarting:
     delay: float
 
 
-@dataclass(frozen=True, slots=True)
-class ChildKilled:
+class ChildKilled(Struct, frozen=True):
     """The child did not start or stop in its time, or has no grace."""
 
     supervisor: str
@@ -52,8 +48,7 @@ class ChildKilled:
     why: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildDidNotStop:
+class ChildDidNotStop(Struct, frozen=True):
     """The child ignored stop and kill: its thread is still in a handler and was left behind."""
 
     supervisor: str
@@ -62,8 +57,7 @@ class ChildDidNotStop:
     kind: str
 
 
-@dataclass(frozen=True, slots=True)
-class ChildGaveUp:
+class ChildGaveUp(Struct, frozen=True):
     """Restarting does not cure the child; its supervisor keeps a record of it and goes on."""
 
     supervisor: str
@@ -72,8 +66,7 @@ class ChildGaveUp:
     reason: ExitReason
 
 
-@dataclass(frozen=True, slots=True)
-class SupervisorGaveUp:
+class SupervisorGaveUp(Struct, frozen=True):
     """Restarting does not cure the child; the supervisor stops its children, then itself."""
 
     supervisor: str

@@ -15,6 +15,7 @@ from random import Random
 from typing import Any, assert_never
 
 from loguru import logger
+from msgspec import Struct
 
 from mcpv_node.actors.kernel import (
     Cell,
@@ -76,8 +77,7 @@ from .specs import ChildKind, ChildSpec, Restart
 ChildCallback = Callable[[str, ExitReason], object]
 
 
-@dataclass(frozen=True, slots=True)
-class _Heard:
+class _Heard(Struct, frozen=True):
     """An input, for the incarnation of the keeper that it is about."""
 
     keeper: int
@@ -216,23 +216,23 @@ class ChildKeeper(LoopActor[Any]):
 
     def _perform(self, action: Action) -> None:
         match action:
+            case Report():
+                self._tell_sink(action.event)
+            case Disarm():
+                self._disarm(self._places[action.id])
             case Start():
                 self._start(self._places[action.id], action.incarnation)
+            case Arm():
+                place = self._places[action.due.id]
+                place.timer = self.after(action.delay, _Heard(self.incarnation, action.due))
             case Stop():
                 self._places[action.id].cell.stop()
             case Kill():
                 self._kill(self._places[action.id], action.why)
-            case Arm():
-                place = self._places[action.due.id]
-                place.timer = self.after(action.delay, _Heard(self.incarnation, action.due))
-            case Disarm():
-                self._disarm(self._places[action.id])
             case Close():
                 self._close(self._places[action.id], action.reason)
             case Forget():
                 del self._places[action.id]
-            case Report():
-                self._tell_sink(action.event)
             case Reply():
                 self._asks.pop(action.ask).answer(action.outcome)
             case ReplyUp():

@@ -20,7 +20,9 @@ import asyncio
 import contextlib
 import inspect
 import itertools
+import threading
 import traceback
+import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, ClassVar, Generic, TypeVar, cast
@@ -55,6 +57,10 @@ R = TypeVar("R")
 BATCH = 64
 
 _monitor_numbers = itertools.count(1)
+
+# What pykka names an actor by; one process's actors are told apart by their numbers.
+_URN = uuid.uuid4().urn
+_urn_numbers = itertools.count(1)
 _HANDLED_TYPE = "_mcpv_handled_type"
 
 
@@ -175,10 +181,11 @@ class KernelActor(pykka.Actor, Generic[E]):
             _require_plain(cls.__name__, handler)
 
     def __init__(self) -> None:
-        super().__init__()
-        inbox = self.actor_inbox
-        assert isinstance(inbox, Mailbox)
-        self.mailbox: Mailbox = inbox
+        # As pykka does it, but for the urn: pykka draws random bytes for each, a call to the system.
+        self.actor_urn = f"{_URN}:{next(_urn_numbers)}"
+        self.actor_inbox = self.mailbox = self._create_actor_inbox()
+        self.actor_stopped = threading.Event()
+        self._actor_ref = pykka.ActorRef(self)
         self.mailbox.bind(self)
         self.estate: E | None = None
         self.handled = 0
@@ -275,7 +282,7 @@ class KernelActor(pykka.Actor, Generic[E]):
     # --- the kernel's side ----------------------------------------------------------------------
 
     @staticmethod
-    def _create_actor_inbox() -> Any:
+    def _create_actor_inbox() -> Mailbox:
         return Mailbox()
 
     @staticmethod

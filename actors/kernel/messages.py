@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Generic, TypeAlias, TypeVar
 
+from msgspec import Struct
+
 R_co = TypeVar("R_co", covariant=True)
 
 
@@ -78,8 +80,7 @@ class MonitorId:
     number: int
 
 
-@dataclass(frozen=True, slots=True)
-class Down:
+class Down(Struct, frozen=True):
     """The watched incarnation has ended, or was not there to begin with."""
 
     monitor: MonitorId
