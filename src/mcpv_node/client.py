@@ -18,7 +18,6 @@ sent, and as typed data, which ignores members it does not know. Errors:
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import socket
 import ssl
@@ -34,7 +33,7 @@ from urllib.parse import quote, urlencode, urlsplit
 import msgspec
 from msgspec import Raw, Struct
 
-from mcpv_node.node_file import NodeFile, NodeFileError, is_running, read_node_file
+from mcpv_node.node_file import NodeFile, NodeFileError, from_here, is_running, read_node_file
 from mcpv_node.reports import (
     Approved,
     Catalog,
@@ -496,7 +495,7 @@ class _NodeConnection(HTTPSConnection):
         if self._certificate is None:
             return
         shown = self.sock.getpeercert(binary_form=True) or b""
-        if not hmac.compare_digest(hashlib.sha256(shown).hexdigest(), self._certificate):
+        if hashlib.sha256(shown).hexdigest() != self._certificate:
             self.close()
             raise ssl.SSLCertVerificationError(
                 "its certificate is not the one that the node has written down"
@@ -581,15 +580,14 @@ class _Address:
 def _parse_http_address(http: str) -> _Address:
     """Read "http://HOST:PORT" or "HOST:PORT"; a host that means "everywhere" is reached on this machine."""
     try:
-        parts = urlsplit(http if "://" in http else f"http://{http}")
+        parts = urlsplit(from_here(http if "://" in http else f"http://{http}"))
         host, port = parts.hostname, parts.port
     except ValueError as error:
         raise BadAnswer(f"the node's address {http!r} cannot be read: {error}") from None
     if parts.scheme not in ("http", "https"):
         raise BadAnswer(f"the node's address {http!r} is no HTTP address")
     tls = parts.scheme == "https"
-    here = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-    return _Address(here.get(host or "", host or ""), port or (443 if tls else 80), tls)
+    return _Address(host or "127.0.0.1", port or (443 if tls else 80), tls)
 
 
 def _read_body(response: HTTPResponse) -> bytes:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,9 @@ SOCKET_NAME = "node.sock"
 
 # The output of a node that was started in the background.
 LOG_NAME = "node.log"
+
+# The host of a URL that stands for every address of the machine.
+_EVERYWHERE = re.compile(r"(?<=://)(?:0\.0\.0\.0|\[::\])(?=[:/]|$)")
 
 # It names the token's file and the socket: nobody else's business.
 _MODE = 0o600
@@ -68,7 +72,7 @@ class NodeFile:
 
 def from_here(url: str) -> str:
     """The same door as it is reached on this machine, where the URL names every address: not all systems take that."""
-    return url.replace("://0.0.0.0:", "://127.0.0.1:", 1).replace("://[::]:", "://[::1]:", 1)
+    return _EVERYWHERE.sub(lambda found: "[::1]" if found[0] == "[::]" else "127.0.0.1", url, count=1)
 
 
 def parse_node_file(text: str | bytes) -> NodeFile:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import ssl
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +14,7 @@ import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from support.certificates import Certificates, make_certificates
+from support.commands import type_command
 from support.nodes import environment
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
@@ -35,19 +34,15 @@ servers: []
 
 def types(folder: Path, *words: str, code: int = 0) -> str:
     """Run one command, which ends as expected, and give all that it said."""
-    done = subprocess.run(
-        [sys.executable, "-P", "-m", "mcpv_node", *words, "--state-dir", str(folder / "state")],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=COMMAND_TIMEOUT,
-        check=False,
+    return type_command(
+        *words,
+        "--state-dir",
+        str(folder / "state"),
         cwd=folder,
         env=environment(folder),
+        code=code,
+        timeout=COMMAND_TIMEOUT,
     )
-    assert done.returncode == code, (words, done.returncode, done.stdout)
-    return done.stdout
 
 
 @contextmanager

@@ -9,8 +9,6 @@ import asyncio
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ import httpx2
 import pytest
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from support.commands import type_command
 from support.house import ROOT
 from support.nodes import environment
 from support.processes import wait_until
@@ -47,19 +46,9 @@ class User:
     def types(self, *words: str, code: int = 0) -> str:
         """Run one command, which ends as expected, and give all that it said."""
         self.verbs.add(words[0])
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "mcpv_node", *words],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=COMMAND_TIMEOUT,
-            check=False,
-            cwd=self.home,
-            env={**environment(self.home), "PATH": os.pathsep.join([*self.path, os.environ["PATH"]])},
-        )
-        assert done.returncode == code, (words, done.returncode, done.stdout)
-        return done.stdout
+        path = os.pathsep.join([*self.path, os.environ["PATH"]])
+        env = {**environment(self.home), "PATH": path}
+        return type_command(*words, cwd=self.home, env=env, code=code, timeout=COMMAND_TIMEOUT)
 
     def edits(self, before: str, after: str) -> None:
         """Change the configuration in an editor."""

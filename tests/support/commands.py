@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -47,6 +47,23 @@ def run_command(
     with ended(start_command(*arguments, state_dir=state_dir, cwd=cwd, **more)) as process:
         out, err = process.communicate(stdin, timeout=COMMAND_TIMEOUT)
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def type_command(*words: str, cwd: Path, env: Mapping[str, str], code: int, timeout: float) -> str:
+    """Run a command of a real node as somebody at a terminal does; it ends as expected. Give all that it said."""
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "mcpv_node", *words],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+        check=False,
+        cwd=cwd,
+        env=env,
+    )
+    assert done.returncode == code, (words, done.returncode, done.stdout)
+    return done.stdout
 
 
 @contextmanager

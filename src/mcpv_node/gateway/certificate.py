@@ -82,7 +82,7 @@ def _read(path: str, key: str) -> str:
     try:
         return Path(path).read_text(encoding="ascii", errors="replace")
     except OSError as error:
-        raise CertificateError(key, f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(path, key, error) from None
 
 
 def _stamps_of(tls: TlsSettings) -> tuple[Stamp, Stamp]:
@@ -93,5 +93,9 @@ def _stamp_of(path: str, key: str) -> Stamp:
     try:
         found = os.stat(path)
     except OSError as error:
-        raise CertificateError(key, f"{path} cannot be read: {error.strerror}") from None
+        raise _unreadable(path, key, error) from None
     return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+def _unreadable(path: str, key: str, error: OSError) -> CertificateError:
+    return CertificateError(key, f"{path} cannot be read: {error.strerror}")

@@ -6,6 +6,7 @@ Nothing is committed until then, or until the client must see a sign of life. Wh
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Final
 
 from mcpv_node.actors.kernel import ActorSystem
@@ -45,7 +46,7 @@ class ModernAnswer:
         self._system.deadlines.remove(self._show_life)
         if self._outbox is None or self._writing is None:
             if reply is not None:
-                await self._exchange.answer(reply.http_status, reply.head, rest=reply.rest)
+                await write_reply(self._exchange, reply)
             return
         self._outbox.finish()
         try:
@@ -68,9 +69,9 @@ class ModernAnswer:
         return self._outbox
 
 
-async def write_reply(exchange: Exchange, reply: ModernReply) -> None:
+def write_reply(exchange: Exchange, reply: ModernReply) -> Coroutine[None, None, None]:
     """Answer with what is all there is to say."""
-    await exchange.answer(reply.http_status, reply.head, rest=reply.rest)
+    return exchange.answer(reply.http_status, reply.head, rest=reply.rest)
 
 
 async def _write(exchange: Exchange, reader: Reader, opening: tuple[bytes, ...]) -> None:
